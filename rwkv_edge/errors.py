@@ -1,0 +1,33 @@
+"""Every error a user can cause. Each message is one sentence that names the file, field or character and what was expected."""
+
+
+class RwkvEdgeError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class ModelFileError(RwkvEdgeError):
+    """A model file is damaged, is not what its name says, or holds a model this engine does not run."""
+
+
+class TokenizerError(RwkvEdgeError):
+    """A vocabulary is damaged or missing, or a token or text is outside what it covers."""
+
+
+class StateError(RwkvEdgeError):
+    """A state file is damaged, or a state belongs to another model."""
+
+
+class StrategyError(RwkvEdgeError):
+    """A strategy string cannot be parsed, or names what this machine does not have."""
+
+
+class BackendError(RwkvEdgeError):
+    """A backend cannot be loaded or cannot run this model here."""
+
+
+class MissingExtraError(RwkvEdgeError):
+    """An optional package is absent; the message names the pip extra that installs it."""
+
+
+class InputError(RwkvEdgeError):
+    """A call's argument is out of range: a token id, an empty prompt, a sampling parameter."""
