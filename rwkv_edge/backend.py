@@ -1,0 +1,63 @@
+"""What a backend is: a package that turns a Plan into something that runs. See docs of `Plan` for the ops."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkv_edge.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The input of one run: T tokens of S segments.
+
+    tokens: int32 [T], the segments one behind the other.  lengths: tokens of each segment, all >= 1, summing to T.
+    states: one flat array [plan.state_size] of the executable's `state_dtype` a segment; updated in place.
+    outputs: int32 [M], rows (0 <= row < T) whose logits are wanted, in ascending order; may be empty.
+    """
+
+    tokens: NDArray[np.int32]
+    lengths: Sequence[int]
+    states: Sequence[NDArray[Any]]
+    outputs: NDArray[np.int32]
+
+
+class Executable(Protocol):
+    """A compiled Plan. Not re-entrant: the caller makes one `run` at a time."""
+
+    @property
+    def state_dtype(self) -> np.dtype[Any]: ...
+
+    def run(self, batch: Batch) -> NDArray[Any]:
+        """Logits [M, n_vocab] for `batch.outputs`; the array belongs to the caller."""
+        ...
+
+    def close(self) -> None:
+        """Give back threads and memory. Calling it again does nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether a backend can work here. reason: one sentence, and the command that would change it, when it cannot."""
+
+    available: bool
+    reason: str = ""
+
+
+class Backend(Protocol):
+    """What an entry point of the group `rwkv_edge.backends` loads to (an instance, or a module with these names)."""
+
+    name: str
+
+    def availability(self) -> Availability: ...
+
+    def supports(self, format: str) -> bool:
+        """Whether `MatMul` and `Embed` compute directly from this weight format; others are decoded before `compile`."""
+        ...
+
+    def compile(self, plan: Plan, *, precision: str | None = None, threads: int | None = None) -> Executable:
+        """precision: "fp32" or "fp64" activations where the backend offers a choice; None: its own."""
+        ...
