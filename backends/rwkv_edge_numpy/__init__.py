@@ -1,0 +1,25 @@
+"""The NumPy backend: the definition of every op, always available, in float32 or (for goldens) float64."""
+import numpy as np
+
+from rwkv_edge.backend import Availability, Executable
+from rwkv_edge.plan import Plan
+from rwkv_edge_numpy.executable import NumpyExecutable
+
+PRECISIONS = {None: np.float32, "fp32": np.float32, "fp64": np.float64}
+
+
+class NumpyBackend:
+    name = "numpy"
+
+    def availability(self) -> Availability:
+        return Availability(True)
+
+    def supports(self, format: str) -> bool:
+        return True
+
+    def compile(self, plan: Plan, *, precision: str | None = None, threads: int | None = None) -> Executable:
+        """`threads` is NumPy's own business (its BLAS decides) and ignored."""
+        return NumpyExecutable(plan, PRECISIONS[precision])
+
+
+backend = NumpyBackend()

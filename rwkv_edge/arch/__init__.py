@@ -1,0 +1,44 @@
+"""Model versions: weights in, Plan out. One file a version; this one holds what all versions share."""
+from collections.abc import Callable
+
+from rwkv_edge.arch import rwkv4, rwkv5, rwkv6, rwkv7
+from rwkv_edge.arch.layer import Layer
+from rwkv_edge.arch.shape import ModelShape, read_shape
+from rwkv_edge.plan import Buffer, Plan, PlanBuilder
+from rwkv_edge.weights.tensor import Weights
+
+__all__ = ["ModelShape", "build_plan", "read_shape"]
+
+Block = Callable[[Layer, Buffer], Buffer]
+BLOCKS: dict[str, Block] = {
+    "4": rwkv4.block,
+    "5.0": rwkv5.block,
+    "5.1": rwkv5.block,
+    "5.2": rwkv5.block,
+    "6": rwkv6.block,
+}
+
+
+def build_plan(weights: Weights) -> Plan:
+    """The model as a list of ops. Raises ModelFileError where a tensor is missing or has another shape than its version asks."""
+    shape = read_shape(weights)
+    p = PlanBuilder()
+    model = Layer(p, weights, shape)
+    rescale = weights.hints.rescale_every_n_layers
+    p.begin_layer()
+    x = model.room("blocks.0").layer_norm(p.embed(model.matrix("emb", shape.n_vocab)), "ln0")
+    v_first: Buffer | None = None
+    for i in range(shape.n_layer):
+        layer = model.room(f"blocks.{i}")
+        if i:
+            p.begin_layer()
+        if shape.version == "7":
+            x, v_first = rwkv7.block(layer, x, v_first)
+        else:
+            x = BLOCKS[shape.version](layer, x)
+        # The file's output matrices are divided by 2 for every n layers: the stream has to follow.
+        if rescale and (i + 1) % rescale == 0:
+            x = p.scale(x, 0.5)
+    p.begin_layer()
+    x = model.layer_norm(p.select_outputs(x), "ln_out")
+    return p.finish(model.matmul(x, "head", shape.n_vocab))

@@ -1,0 +1,62 @@
+"""Golden logits of the tiny checkpoints by the official `rwkv` package: one .npz a version beside this file.
+
+Run:  pip install torch rwkv  &&  python -m tests.goldens.make_logits
+
+Each .npz holds tokens int32 [48]; logits float32 [48, V], after each token, fed one at a time, strategy "cpu fp32", from a
+float32 copy of the checkpoint (from a bf16 file the package layer-norms the embedding in bf16); state_*: its final state, in
+the package's own layout.
+"""
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.checkpoints.tiny import VERSIONS, tiny
+
+HERE = Path(__file__).parent
+N_TOKENS = 48
+
+
+def golden_tokens(n_vocab: int) -> NDArray[np.int32]:
+    """48 ids: random ones, id 0, the last id and an immediate repetition."""
+    raw = np.asarray(np.random.PCG64(7).random_raw(N_TOKENS), np.uint64)
+    tokens = (1 + raw % np.uint64(n_vocab - 1)).astype(np.int32)
+    tokens[10], tokens[11], tokens[20] = 0, n_vocab - 1, tokens[19]
+    return tokens
+
+
+def run_official(checkpoint: str, out: str, tokens: list[int]) -> None:
+    """In a process of its own: the package reads its settings from the environment when it is imported."""
+    from rwkv.model import RWKV
+
+    model, state, logits = RWKV(model=checkpoint.removesuffix(".pth"), strategy="cpu fp32"), None, []
+    for token in tokens:
+        y, state = model.forward([token], state)
+        logits.append(y.float().numpy().copy())
+    states = {f"state_{i}": s.float().numpy() for i, s in enumerate(state)}
+    np.savez_compressed(out, tokens=np.array(tokens, np.int32), logits=np.stack(logits), **states)
+
+
+def main() -> None:
+    import torch
+
+    for version in VERSIONS:
+        weights = tiny(version)
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = os.path.join(folder, "model.pth")
+            torch.save({name: torch.from_numpy(array) for name, array in weights.items()}, checkpoint)
+            tokens = [str(t) for t in golden_tokens(len(weights["emb.weight"]))]
+            command = [sys.executable, "-m", "tests.goldens.make_logits", checkpoint, str(HERE / f"tiny-{version}.npz"), *tokens]
+            settings = {"RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0"} | ({"RWKV_V7_ON": "1"} if version == "7" else {})
+            subprocess.run(command, check=True, env=os.environ | settings)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        run_official(sys.argv[1], sys.argv[2], [int(t) for t in sys.argv[3:]])
+    else:
+        main()
