@@ -1,0 +1,52 @@
+"""The command `rwkv-edge`. Exit codes: 0 done, 1 a model, file or argument value is wrong, 2 usage, 130 interrupted.
+
+A user's mistake is one sentence on stderr, never a traceback.
+"""
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from rwkv_edge import __version__
+from rwkv_edge.cli import demo, info, run
+from rwkv_edge.errors import RwkvEdgeError
+from rwkv_edge.model import PromptWarning
+
+COMMANDS = (run, info, demo)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="rwkv-edge", description="Run RWKV language models on any machine.")
+    top.add_argument("--version", action="version", version=f"rwkv-edge {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(commands)
+    return top
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *rest: object, **named: object) -> None:
+    print(f"rwkv-edge: note: {message}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own); returns the exit code."""
+    args = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that lacks a character shows "?" instead of a traceback
+            stream.reconfigure(errors="replace")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", PromptWarning)
+        warnings.showwarning = _show_warning
+        try:
+            args.run(args)
+        except RwkvEdgeError as error:
+            print(f"rwkv-edge: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            return 130
+        except BrokenPipeError:  # the reader of our output went away, which is its right
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+    return 0

@@ -1,0 +1,57 @@
+"""Backends by entry point: what is installed, what can work here, and why the rest cannot.
+
+The core names no backend: each one is found through the entry-point group `rwkv_edge.backends`, so another one is a pip install.
+"""
+from importlib.metadata import EntryPoint, entry_points
+
+from rwkv_edge.backend import Availability, Backend
+from rwkv_edge.errors import BackendError
+
+GROUP = "rwkv_edge.backends"
+AUTO_ORDER = ("cpu", "numpy")  # what `auto` tries, best first
+
+
+def installed() -> dict[str, EntryPoint]:
+    """Name -> entry point, without importing anything."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def load(name: str) -> Backend:
+    """The backend called `name`, whether or not it can work here. Raises BackendError when it is unknown or does not import."""
+    points = installed()
+    if name not in points:
+        known = ", ".join(sorted(points)) or "none: is rwkv-edge installed with pip?"
+        raise BackendError(f"no backend is called {name!r}; installed are: {known}")
+    try:
+        backend: Backend = points[name].load()
+    except Exception as error:  # a third party's package may fail in any way
+        raise BackendError(f"backend {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+    return backend
+
+
+def usable(name: str) -> Backend:
+    """The backend called `name`, ready to compile. Raises BackendError with its own reason when it cannot work here."""
+    backend = load(name)
+    availability = backend.availability()
+    if not availability.available:
+        raise BackendError(f"backend {name!r} cannot work here: {availability.reason}")
+    return backend
+
+
+def best() -> Backend:
+    """The first backend of AUTO_ORDER that can work here."""
+    reasons = []
+    for name in AUTO_ORDER:
+        try:
+            return usable(name)
+        except BackendError as error:
+            reasons.append(str(error))
+    raise BackendError("no backend can work here: " + "; ".join(reasons))
+
+
+def availability(name: str) -> Availability:
+    """Whether `name` can work here, as a value instead of an exception."""
+    try:
+        return load(name).availability()
+    except BackendError as error:
+        return Availability(False, str(error))

@@ -1,0 +1,81 @@
+"""Strategy strings: "auto", "cpu", "cpu fp32", "numpy fp64": which backend runs the model, in which weight format.
+
+Grammar (so far): `auto` | DEVICE [FORMAT]. Without a format the weights stay as stored.
+"""
+import re
+from dataclasses import dataclass, replace
+
+from rwkv_edge import registry
+from rwkv_edge.backend import Backend
+from rwkv_edge.errors import StrategyError
+from rwkv_edge.plan import Plan
+from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge.weights.tensor import Tensor
+
+# Strategy word -> (weight format, precision of activations and state); None: as stored, the backend's own.
+WEIGHT_FORMATS: dict[str, tuple[str | None, str | None]] = {"fp32": ("f32", "fp32"), "fp64": (None, "fp64")}
+FP64_DEVICES = ("numpy",)
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """device: a backend's name, or None for the best one here. weight_format, precision: see WEIGHT_FORMATS."""
+
+    device: str | None
+    weight_format: str | None = None
+    precision: str | None = None
+
+
+def parse(text: str) -> Strategy:
+    """Read a strategy string. Raises StrategyError that points at the word that is wrong."""
+    words = [(match.group(), match.start() + 1) for match in re.finditer(r"\S+", text)]
+    if not words:
+        raise StrategyError('the strategy is empty; expected for example "auto", "cpu" or "cpu fp32"')
+    (device, device_at), *rest = words
+    if len(rest) > 1:
+        word, at = rest[1]
+        raise StrategyError(f'strategy "{text}", character {at}: {word!r} is one word too many after DEVICE FORMAT')
+    if device == "auto":
+        if rest:
+            raise StrategyError(f'strategy "{text}", character {rest[0][1]}: "auto" takes no format, got {rest[0][0]!r}')
+        return Strategy(None)
+    if device not in registry.installed():
+        known = ", ".join(["auto", *sorted(registry.installed())])
+        raise StrategyError(f'strategy "{text}", character {device_at}: no device {device!r}; there are: {known}')
+    if not rest:
+        return Strategy(device)
+    word, at = rest[0]
+    if word not in WEIGHT_FORMATS or (word == "fp64" and device not in FP64_DEVICES):
+        known = ", ".join(w for w in WEIGHT_FORMATS if w != "fp64" or device in FP64_DEVICES)
+        raise StrategyError(f'strategy "{text}", character {at}: {device} has no format {word!r}; expected one of: {known}')
+    weight_format, precision = WEIGHT_FORMATS[word]
+    return Strategy(device, weight_format, precision)
+
+
+def choose_backend(strategy: Strategy) -> Backend:
+    """The backend that a strategy names, or the best one here. Raises BackendError when it cannot work."""
+    return registry.best() if strategy.device is None else registry.usable(strategy.device)
+
+
+def place(plan: Plan, strategy: Strategy, backend: Backend) -> Plan:
+    """The plan with its matrices in a format that was asked for and that the backend computes with.
+
+    A format the backend does not know is decoded to float32: exact, at the price of memory.
+    """
+
+    def convert(tensor: Tensor) -> Tensor:
+        wanted = strategy.weight_format or tensor.format
+        if wanted == tensor.format and backend.supports(tensor.format):
+            return tensor
+        values = tensor.decode()
+        return replace(tensor, format="f32", data=values)
+
+    return plan.with_weights(convert)
+
+
+def weight_formats(plan: Plan) -> dict[str, int]:
+    """Format name -> bytes that the plan's matrices hold in it."""
+    sizes = dict.fromkeys(FORMATS, 0)
+    for tensor in plan.weights():
+        sizes[tensor.format] += tensor.nbytes
+    return {name: size for name, size in sizes.items() if size}

@@ -1,0 +1,50 @@
+"""Fixtures that several rooms' tests share."""
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from rwkv_edge import registry
+from tests.checkpoints.pth import write_pth
+from tests.checkpoints.tiny import Checkpoint, tiny
+
+# Machines differ in speed by a factor of a hundred (an emulated Pi): a slow example is no failure.
+settings.register_profile("rwkv_edge", deadline=None, derandomize=True)
+settings.load_profile("rwkv_edge")
+
+
+@pytest.fixture(params=["numpy", "cpu"])
+def backend_name(request: pytest.FixtureRequest) -> str:
+    """Each backend that can work on this machine."""
+    name: str = request.param
+    availability = registry.availability(name)
+    if not availability.available:
+        pytest.skip(availability.reason)
+    return name
+
+
+@pytest.fixture(scope="session")
+def tiny_pth(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """tiny_pth(version): the path of that version's tiny checkpoint as a float32 .pth."""
+    folder = tmp_path_factory.mktemp("tiny")
+
+    def path(version: str) -> Path:
+        target = folder / f"tiny-{version}.pth"
+        if not target.exists():
+            write_pth(target, tiny(version), dtype="f32")
+        return target
+
+    return path
+
+
+@pytest.fixture
+def pth_of(tmp_path: Path) -> Callable[[Checkpoint], Path]:
+    """pth_of(checkpoint): a .pth of any weights."""
+
+    def path(checkpoint: Checkpoint) -> Path:
+        target = tmp_path / "model.pth"
+        write_pth(target, checkpoint, dtype="f32")
+        return target
+
+    return path

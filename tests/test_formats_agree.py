@@ -1,0 +1,46 @@
+"""The same tiny checkpoint gives the same logits whatever file it comes in."""
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rwkv_edge import Model
+from tests.checkpoints.gguf import write_gguf
+from tests.checkpoints.pth import write_pth
+from tests.checkpoints.rwkvcpp import write_rwkvcpp
+from tests.checkpoints.safetensors import write_safetensors
+from tests.checkpoints.tiny import VERSIONS, tiny
+
+Writer = Callable[[Path, str], None]
+
+WRITERS: dict[str, tuple[tuple[str, ...], Writer]] = {
+    "pth bf16": (VERSIONS, lambda path, v: write_pth(path, tiny(v), dtype="bf16")),
+    "pth f32": (VERSIONS, lambda path, v: write_pth(path, tiny(v), dtype="f32")),
+    "safetensors": (VERSIONS, lambda path, v: write_safetensors(path, tiny(v), naming="original")),
+    "hf": (("4", "5.2", "6"), lambda path, v: write_safetensors(path, tiny(v), naming="hf")),
+    "fla": (("7",), lambda path, v: write_safetensors(path, tiny(v), naming="fla")),
+    "web-rwkv": (("4", "5.2", "6", "7"), lambda path, v: write_safetensors(path, tiny(v), naming="web_rwkv", dtype="f32")),
+    "gguf f32": (("6", "7"), lambda path, v: write_gguf(path, tiny(v), type="f32")),
+    "gguf bf16": (("6", "7"), lambda path, v: write_gguf(path, tiny(v), type="bf16")),
+    "gguf rescaled": (("6",), lambda path, v: write_gguf(path, tiny(v), type="f32", rescale_every=2)),
+    "rwkv.cpp": (VERSIONS, lambda path, v: write_rwkvcpp(path, tiny(v), type="f32")),
+}
+CASES = [(name, version) for name, (versions, _) in WRITERS.items() for version in versions]
+
+
+@pytest.mark.parametrize(("name", "version"), CASES)
+def test_logits_do_not_depend_on_the_file_format(
+    name: str, version: str, backend_name: str, tiny_pth: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "model"
+    WRITERS[name][1](path, version)
+    tokens = [1, 5, 96, 0, 33, 33, 7]
+    with Model(tiny_pth(version), "numpy fp64") as model:
+        expected, _ = model.forward(tokens, full=True)
+        names = model.fingerprint
+    with Model(path, backend_name) as model:
+        logits, _ = model.forward(tokens, full=True)
+        assert model.fingerprint == names
+    # Halving the stream (rescaled files) changes what layer norm's eps means, by about 1e-5 of the logits.
+    assert np.abs(logits - expected).max() < (1e-3 if name == "gguf rescaled" else 1e-4)

@@ -1,0 +1,169 @@
+"""What people do with a Model: feed, branch, save, continue, and get told what is wrong."""
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rwkv_edge import InputError, Model, ModelFileError, PromptWarning, Sampler, Sampling, State, StateError
+from tests.checkpoints.tiny import Checkpoint, tiny
+
+TinyPth = Callable[[str], Path]
+GREEDY = Sampling(temperature=0.0)
+
+
+@pytest.fixture
+def byte_model(pth_of: Callable[[Checkpoint], Path], backend_name: str) -> Model:
+    """Random weights over the byte vocabulary: any text goes in, noise comes out."""
+    return Model(pth_of(tiny("7", n_vocab=256)), backend_name)
+
+
+def test_a_state_that_is_passed_in_is_advanced_in_place_and_returned(byte_model: Model) -> None:
+    state = byte_model.new_state()
+    _, returned = byte_model.forward([1, 2], state)
+    assert returned is state
+    assert state.tokens_seen == 2
+
+
+def test_a_copied_state_is_a_branch_of_its_own(byte_model: Model) -> None:
+    _, state = byte_model.forward(list(b"The quick"))
+    branch = state.copy()
+    expected, _ = byte_model.forward([40, 41], state)
+    byte_model.forward([99, 98, 97], byte_model.new_state())
+    logits, _ = byte_model.forward([40, 41], branch)
+    assert np.array_equal(logits, expected)
+
+
+def test_no_tokens_is_an_error(byte_model: Model) -> None:
+    with pytest.raises(InputError, match="at least one token"):
+        byte_model.forward([])
+
+
+@pytest.mark.parametrize("token", [-1, 256, 2**40])
+def test_a_token_id_out_of_range_is_named(byte_model: Model, token: int) -> None:
+    state = byte_model.new_state()
+    with pytest.raises(InputError, match=f"token id {token} is outside the vocabulary, 0 to 255"):
+        byte_model.forward([5, token], state)
+    assert state.tokens_seen == 0
+    assert np.array_equal(state.data, byte_model.new_state().data)
+
+
+def test_tokens_must_be_integers(byte_model: Model) -> None:
+    with pytest.raises(InputError, match="integers"):
+        byte_model.forward([0.5])  # type: ignore[list-item]
+
+
+def test_two_sequences_cannot_share_a_state(byte_model: Model) -> None:
+    state = byte_model.new_state()
+    with pytest.raises(InputError, match="different states"):
+        byte_model.forward_batch([[1], [2]], [state, state])
+
+
+def test_an_empty_prompt_starts_a_document(byte_model: Model) -> None:
+    first, _ = byte_model.forward([0])
+    tokens = list(byte_model.stream_tokens([], max_tokens=1, sampler=Sampler(GREEDY)))
+    assert tokens in ([int(first.argmax())], [])
+    byte_model.generate("", max_tokens=3)
+
+
+def test_an_empty_prompt_cannot_continue_a_state(byte_model: Model) -> None:
+    _, state = byte_model.forward([1])
+    with pytest.raises(InputError, match="prompt is empty"):
+        byte_model.generate("", state)
+
+
+def test_generation_leaves_the_state_behind_all_it_wrote(byte_model: Model) -> None:
+    state = byte_model.new_state()
+    tokens = list(byte_model.stream_tokens([10, 11], state, max_tokens=5, sampler=Sampler(GREEDY)))
+    assert state.tokens_seen == 2 + len(tokens)
+    _, expected = byte_model.forward([10, 11, *tokens])
+    assert np.allclose(state.data, expected.data, atol=1e-5)
+
+
+def test_generate_is_the_joined_stream_and_repeats_with_a_seed(byte_model: Model) -> None:
+    sampling = Sampling(seed=3, top_p=0.9)
+    text = byte_model.generate("Hello", max_tokens=20, sampling=sampling)
+    assert text == "".join(byte_model.stream("Hello", max_tokens=20, sampling=sampling))
+    assert text != byte_model.generate("Hello", max_tokens=20, sampling=Sampling(seed=4, top_p=0.9))
+
+
+def test_a_space_after_assistant_is_warned_about(byte_model: Model) -> None:
+    with pytest.warns(PromptWarning, match="leave the space out"):
+        byte_model.generate("User: hi\n\nAssistant: ", max_tokens=1)
+
+
+@pytest.mark.parametrize("prompt", ["User: hi\n\nAssistant:", "Assistant: yes ", "Assistant:\n", b"Assistant:"])
+@pytest.mark.filterwarnings("error")
+def test_other_prompts_are_not_warned_about(byte_model: Model, prompt: str | bytes) -> None:
+    byte_model.generate(prompt, max_tokens=1)
+
+
+def test_nan_in_the_weights_reaches_the_logits_and_generation_says_so(
+    pth_of: Callable[[Checkpoint], Path], backend_name: str
+) -> None:
+    checkpoint = tiny("7", n_vocab=256)
+    checkpoint["blocks.1.att.key.weight"][3, 5] = np.nan
+    with Model(pth_of(checkpoint), backend_name) as model:
+        logits, _ = model.forward([1, 2])
+        assert np.isnan(logits).all()
+        with pytest.raises(InputError, match="NaN"):
+            model.generate("x")
+
+
+def test_a_saved_state_goes_on_in_a_new_process(tiny_pth: TinyPth, backend_name: str, tmp_path: Path) -> None:
+    script = (
+        "import sys; from rwkv_edge import *; model = Model(sys.argv[1], sys.argv[2]); state = State.load(sys.argv[3]);"
+        "print(list(model.stream_tokens([7], state, max_tokens=12, sampler=Sampler(Sampling(seed=5, top_p=0.8)))))"
+    )
+    for version in ("4", "7"):
+        with Model(tiny_pth(version), backend_name) as model:
+            _, state = model.forward([1, 2, 3, 4, 5])
+            state.save(tmp_path / "s.state")
+            command = [sys.executable, "-c", script, str(tiny_pth(version)), backend_name, str(tmp_path / "s.state")]
+            printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            sampler = Sampler(Sampling(seed=5, top_p=0.8))
+            assert printed.strip() == str(list(model.stream_tokens([7], state, max_tokens=12, sampler=sampler)))
+
+
+def test_a_state_of_another_model_is_refused(tiny_pth: TinyPth) -> None:
+    with Model(tiny_pth("7"), "numpy") as seven, Model(tiny_pth("6"), "numpy") as six:
+        with pytest.raises(StateError):
+            six.forward([1], seven.new_state())
+
+
+def test_threads_may_share_a_model(byte_model: Model) -> None:
+    expected = [byte_model.generate(f"prompt {i}", max_tokens=15, sampling=GREEDY) for i in range(4)]
+    texts = [""] * 4
+
+    def work(i: int) -> None:
+        texts[i] = byte_model.generate(f"prompt {i}", max_tokens=15, sampling=GREEDY)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert texts == expected
+
+
+def test_a_closed_model_says_so(byte_model: Model) -> None:
+    byte_model.close()
+    byte_model.close()
+    with pytest.raises(InputError, match="closed"):
+        byte_model.forward([1])
+
+
+def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"nothing\.pth"):
+        Model(tmp_path / "nothing.pth")
+
+
+def test_a_state_round_trips_through_a_file(byte_model: Model, tmp_path: Path) -> None:
+    _, state = byte_model.forward([1, 2, 3])
+    state.save(tmp_path / "s")
+    loaded = State.load(tmp_path / "s")
+    assert np.array_equal(loaded.data, state.data)
+    assert loaded.tokens_seen == 3
