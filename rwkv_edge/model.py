@@ -50,6 +50,8 @@ class Model:
         tokenizer: Tokenizer | str | Path | None = None,
         threads: int | None = None,
     ) -> None:
+        if threads is not None and threads < 1:
+            raise InputError(f"threads must be at least 1, got {threads}")
         chosen = parse(strategy)
         self.weights: Weights = open_weights(Path(path))
         self.shape: ModelShape = read_shape(self.weights)
@@ -164,6 +166,8 @@ class Model:
 
         A state that was passed in has afterwards seen everything that was yielded.
         """
+        if max_tokens < 1:
+            raise InputError(f"max_tokens must be at least 1, got {max_tokens}")
         sampler = sampler or Sampler(Sampling())
         kept = state is not None
         if len(tokens) == 0:

@@ -1,9 +1,11 @@
 """Model versions: weights in, Plan out. One file a version; this one holds what all versions share."""
+import re
 from collections.abc import Callable
 
 from rwkv_edge.arch import rwkv4, rwkv5, rwkv6, rwkv7
 from rwkv_edge.arch.layer import Layer
 from rwkv_edge.arch.shape import ModelShape, read_shape
+from rwkv_edge.errors import ModelFileError
 from rwkv_edge.plan import Buffer, Plan, PlanBuilder
 from rwkv_edge.weights.tensor import Weights
 
@@ -17,10 +19,12 @@ BLOCKS: dict[str, Block] = {
     "5.2": rwkv5.block,
     "6": rwkv6.block,
 }
+# Version 7's first layer has nothing to mix its values with, but many files carry the tensors for it.
+UNUSED = re.compile(r"blocks\.0\.att\.v[012]")
 
 
 def build_plan(weights: Weights) -> Plan:
-    """The model as a list of ops. Raises ModelFileError where a tensor is missing or has another shape than its version asks."""
+    """The model as a list of ops. Raises ModelFileError where a tensor is missing, misshapen or unknown."""
     shape = read_shape(weights)
     p = PlanBuilder()
     model = Layer(p, weights, shape)
@@ -41,4 +45,14 @@ def build_plan(weights: Weights) -> Plan:
             x = p.scale(x, 0.5)
     p.begin_layer()
     x = model.layer_norm(p.select_outputs(x), "ln_out")
-    return p.finish(model.matmul(x, "head", shape.n_vocab))
+    logits = model.matmul(x, "head", shape.n_vocab)
+    _refuse_unknown(weights, shape, model.used)
+    return p.finish(logits)
+
+
+def _refuse_unknown(weights: Weights, shape: ModelShape, used: set[str]) -> None:
+    """A tensor that nothing asked for means a variant that would compute something else with it."""
+    for name in weights.tensors:
+        if name not in used and not UNUSED.fullmatch(name):
+            known = f"RWKV-{shape.version}"
+            raise ModelFileError(f"{weights.path}: an unknown variant of {known}: it has tensor {name}, which {known} has not")

@@ -1,5 +1,5 @@
 """Checked access to one layer's weights: every tensor is asked for with the shape it must have."""
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,16 @@ LARGEST_VECTOR = 1 << 24  # a vector is decoded to floats, so a damaged header m
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Weights under a prefix ("blocks.3.att."), and the builder that uses them."""
+    """Weights under a prefix ("blocks.3.att."), and the builder that uses them. used: names that were asked for so far."""
 
     p: PlanBuilder
     weights: Weights
     shape: ModelShape
     prefix: str = ""
+    used: set[str] = field(default_factory=set)
 
     def room(self, name: str) -> "Layer":
-        return Layer(self.p, self.weights, self.shape, f"{self.prefix}{name}.")
+        return replace(self, prefix=f"{self.prefix}{name}.")
 
     def has(self, name: str) -> bool:
         return self.prefix + name in self.weights.tensors
@@ -32,6 +33,7 @@ class Layer:
     def tensor(self, name: str, *expected: int | None) -> Tensor:
         """The tensor `prefix + name`; `expected` is its shape, None where any size of at least 1 will do."""
         full = self.prefix + name
+        self.used.add(full)
         tensor = self.weights.tensors.get(full)
         if tensor is None:
             raise ModelFileError(f"{self.weights.path}: tensor {full} is missing; RWKV-{self.shape.version} needs it")

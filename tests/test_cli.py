@@ -1,0 +1,97 @@
+"""The command line: what it prints, and that a user's mistake is one sentence and a non-zero exit, never a traceback."""
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rwkv_edge.cli import main
+from rwkv_edge.demo import MODEL_PATH
+from tests.checkpoints.pth import write_pth
+from tests.checkpoints.tiny import tiny
+
+
+@pytest.fixture
+def byte_model_path(tmp_path: Path) -> str:
+    write_pth(tmp_path / "bytes.pth", tiny("7", n_vocab=256), dtype="bf16")
+    return str(tmp_path / "bytes.pth")
+
+
+def test_run_prints_the_prompt_and_its_continuation(byte_model_path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", byte_model_path, "--strategy", "numpy", "-p", "Hello", "-n", "8", "--seed", "1", "--stats"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("Hello")
+    assert len(out) > len("Hello\n")
+    assert "first token after" in err
+
+
+def test_the_same_seed_prints_the_same_text(byte_model_path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["run", byte_model_path, "-p", "Hello", "-n", "16", "--seed", "7", "--top-p", "0.9"]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    assert main(command) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_a_prompt_is_read_from_a_pipe(byte_model_path: str) -> None:
+    command = [sys.executable, "-m", "rwkv_edge", "run", byte_model_path, "--strategy", "numpy", "-n", "4", "--seed", "1"]
+    done = subprocess.run(command, input="grüße\n".encode(), capture_output=True, check=True)
+    assert done.stdout.startswith("grüße\n".encode())
+
+
+@pytest.mark.parametrize("version", ["4", "5.2", "7"])
+def test_info_shows_version_shape_and_formats(
+    version: str, tiny_pth: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", str(tiny_pth(version))]) == 0
+    out = capsys.readouterr().out
+    assert f"RWKV-{version}" in out
+    assert "3 layers, 64 channels" in out
+    assert "f32 0." in out
+
+
+def test_demo_continues_its_prompt_like_python(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--seed", "3", "-n", "200", "-p", "import os\n\nclass "]) == 0
+    out, err = capsys.readouterr()
+    assert "def " in out or "self" in out
+    assert "tokens/s" in err
+
+
+def test_the_bundled_model_is_small_enough_to_ship() -> None:
+    assert MODEL_PATH.stat().st_size <= 6_000_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "/no/such/model.pth", "-p", "x"], "/no/such/model.pth"),
+        (["run", "MODEL", "-p", "x", "--strategy", "abacus"], "no device 'abacus'"),
+        (["run", "MODEL", "-p", "x", "--temperature", "-1"], "temperature"),
+        (["run", "MODEL", "-p", "x", "--tokenizer", "/no/such/vocab.txt"], "/no/such/vocab.txt"),
+        (["run", "MODEL", "-p", "x", "-n", "0"], "max_tokens"),
+        (["run", "MODEL", "-p", "x", "--threads", "0"], "threads"),
+        (["info", "/no/such/model.gguf"], "/no/such/model.gguf"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    arguments: list[str], message: str, byte_model_path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([byte_model_path if a == "MODEL" else a for a in arguments]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("rwkv-edge: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_a_model_with_an_unknown_vocabulary_asks_for_one(
+    tiny_pth: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(tiny_pth("7")), "-p", "x"]) == 1
+    assert "97" in capsys.readouterr().err
+
+
+def test_unknown_options_are_usage_errors() -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["run"])
+    assert caught.value.code == 2
