@@ -50,7 +50,8 @@ def main() -> None:
             checkpoint = os.path.join(folder, "model.pth")
             torch.save({name: torch.from_numpy(array) for name, array in weights.items()}, checkpoint)
             tokens = [str(t) for t in golden_tokens(len(weights["emb.weight"]))]
-            command = [sys.executable, "-m", "tests.goldens.make_logits", checkpoint, str(HERE / f"tiny-{version}.npz"), *tokens]
+            out = str(HERE / f"tiny-{version}.npz")
+            command = [sys.executable, "-m", "tests.goldens.make_logits", checkpoint, out, *tokens]
             settings = {"RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0"} | ({"RWKV_V7_ON": "1"} if version == "7" else {})
             subprocess.run(command, check=True, env=os.environ | settings)
 
