@@ -15,6 +15,7 @@ from tests.checkpoints.tiny import Checkpoint, bf16_bits
 
 STORAGES = {"f32": "FloatStorage", "f16": "HalfStorage", "bf16": "BFloat16Storage"}
 ALIGNMENT = 64
+WIDE = 0xFFFFFFFF  # in a 32-bit field: the number is in the zip64 record
 
 
 def stored(array: NDArray[np.float32], dtype: str) -> bytes:
@@ -141,6 +142,7 @@ def zip_bytes(entries: Iterable[ZipEntry], zip64: bool = False) -> bytes:
 def headers(entry: ZipEntry, start: int, zip64: bool = False, length: int | None = None) -> tuple[bytes, bytes]:
     """Local header, padded so that the data is aligned, and directory record of an entry that starts at `start`.
 
+    zip64: all sizes and the offset in the zip64 record, not only those that do not fit, as PyTorch does.
     length: the bytes of data that will follow, where `entry.data` is not them.
     """
     name = entry.name.encode()
@@ -151,17 +153,19 @@ def headers(entry: ZipEntry, start: int, zip64: bool = False, length: int | None
     offset = start if entry.offset is None else entry.offset
     common = (entry.flags, entry.method, 0, 33, crc)
     local = struct.pack("<4s5H3I2H", b"PK\3\4", 20, *common, size, size, len(name), len(extra)) + name + extra
-    wide = struct.pack("<2H3Q", 1, 24, size, size, offset) if zip64 else b""
-    sizes = (0xFFFFFFFF,) * 3 if zip64 else (size, size, offset)
+    numbers = (size, size, offset)
+    wide = [n for n in numbers if zip64 or n >= WIDE]
+    extra = struct.pack(f"<2H{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
+    size, packed, offset = (WIDE if zip64 else min(n, WIDE) for n in numbers)
     record = struct.pack(
-        "<4s6H3I5H2I", b"PK\1\2", 20, 20, *common, *sizes[:2], len(name), len(wide), 0, 0, 0, 0, sizes[2]
+        "<4s6H3I5H2I", b"PK\1\2", 20, 20, *common, packed, size, len(name), len(extra), 0, 0, 0, 0, offset
     )
-    return local, record + name + wide
+    return local, record + name + extra
 
 
 def end_records(start: int, size: int, count: int, zip64: bool = False) -> bytes:
     """What follows a directory of `size` bytes that begins at `start`."""
-    if not zip64:
+    if not zip64 and start < WIDE:
         return struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, size, start, 0)
     return (
         struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, start)
