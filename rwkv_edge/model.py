@@ -111,7 +111,7 @@ class Model:
         if len(states) != len(checked) or len({id(state) for state in states}) != len(states):
             raise InputError(f"{len(checked)} sequences need as many different states, got {len(states)}")
         for state in states:
-            state.check_fits(self.plan.slots, self.fingerprint)
+            state.check_fits(self.plan.slots, self.fingerprint, self._executable.state_dtype)
         with self._lock:
             if not self._finalizer.alive:
                 raise InputError(f"the model {self.weights.path} is closed")

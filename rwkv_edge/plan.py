@@ -33,7 +33,7 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slot:
-    """A piece of a sequence's state: `shape` numbers at `offset` in its flat state array; a new sequence has `initial` there."""
+    """A piece of a sequence's state: `shape` numbers at `offset` in its flat array; a new sequence has `initial` there."""
 
     name: str
     shape: tuple[int, ...]

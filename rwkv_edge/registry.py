@@ -1,6 +1,6 @@
 """Backends by entry point: what is installed, what can work here, and why the rest cannot.
 
-The core names no backend: each one is found through the entry-point group `rwkv_edge.backends`, so another one is a pip install.
+The core names no backend: each is found through the entry-point group `rwkv_edge.backends`, so another one is a pip install.
 """
 from importlib.metadata import EntryPoint, entry_points
 

@@ -129,9 +129,9 @@ def test_a_saved_state_goes_on_in_a_new_process(tiny_pth: TinyPth, backend_name:
 
 
 def test_a_state_of_another_model_is_refused(tiny_pth: TinyPth) -> None:
-    with Model(tiny_pth("7"), "numpy") as seven, Model(tiny_pth("6"), "numpy") as six:
-        with pytest.raises(StateError):
-            six.forward([1], seven.new_state())
+    seven, six = Model(tiny_pth("7"), "numpy"), Model(tiny_pth("6"), "numpy")
+    with pytest.raises(StateError):
+        six.forward([1], seven.new_state())
 
 
 def test_threads_may_share_a_model(byte_model: Model) -> None:

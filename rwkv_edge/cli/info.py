@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     weights = open_weights(Path(args.model))
     opened = time.perf_counter() - start
-    for label, value in facts(weights) + [("opened in", f"{opened * 1e3:.0f} ms")]:
+    for label, value in [*facts(weights), ("opened in", f"{opened * 1e3:.0f} ms")]:
         print(f"{label:12} {value}")
 
 
