@@ -95,6 +95,7 @@ def metadata(checkpoint: Checkpoint, version: str, type: str, rescale_every: int
         f"{arch}.feed_forward_length": checkpoint["blocks.0.ffn.key.weight"].shape[0],
         f"{arch}.attention.head_count": 0,
         **({"rwkv6.rescale_every_n_layers": rescale_every} if version == "6" else {}),
+        **ranks(checkpoint, version, n_layer),
         "general.file_type": FILE_TYPES[type],
         "tokenizer.ggml.model": "rwkv",
         "tokenizer.ggml.tokens": byte_vocabulary(n_vocab),
@@ -103,6 +104,16 @@ def metadata(checkpoint: Checkpoint, version: str, type: str, rescale_every: int
         "tokenizer.ggml.eos_token_id": 0,
         "general.quantization_version": 2,
     }  # fmt: skip
+
+
+def ranks(checkpoint: Checkpoint, version: str, n_layer: int) -> dict[str, int]:
+    """Of the low-rank maps; llama.cpp does not load a file without them."""
+    last = f"blocks.{n_layer - 1}.att."
+    if version == "6":
+        mix, decay = checkpoint[f"{last}time_maa_w2"].shape[1], checkpoint[f"{last}time_decay_w2"].shape[0]
+        return {"rwkv6.time_mix_extra_dim": mix, "rwkv6.time_decay_extra_dim": decay}
+    names = {"w": "decay", "a": "iclr", "v": "value_residual_mix", "g": "gate"}
+    return {f"rwkv7.attention.{name}_lora_rank": checkpoint[f"{last}{x}1"].shape[1] for x, name in names.items()}
 
 
 def byte_vocabulary(n_vocab: int) -> list[str]:
