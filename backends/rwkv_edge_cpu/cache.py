@@ -1,0 +1,104 @@
+"""Where compiled code is kept between processes: a directory that is ours alone, or nowhere. Nothing here raises.
+
+Loading from a cache runs what is in it, so a directory that another user could write is never used. Its name holds a
+hash of this package's sources and of Numba's version: Numba itself would not notice that a function called from another
+file has changed.
+"""
+import hashlib
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+OVERRIDE = "RWKV_EDGE_CACHE"
+PREFIX = "cpu-"
+KEPT, KEPT_FOR = 3, 7 * 24 * 3600.0  # older versions' directories: the newest few stay, and all younger than so many seconds
+
+
+def cache_directory() -> Path | None:
+    """The directory for this version's code, made if need be; None: keep nothing.
+
+    $RWKV_EDGE_CACHE, else the user's cache directory, else a private directory under the system's temporary one.
+    """
+    name = _version_name()
+    if name is None:
+        return None
+    for base in _candidates():
+        path = base / f"{PREFIX}{name}"
+        if _make_private(base) and _make_private(path) and _can_write(path):
+            _prune(base, keep=path)
+            return path
+    return None
+
+
+def _version_name() -> str | None:
+    digest = hashlib.sha256(f"{version('numba')} {version('llvmlite')} {sys.version}".encode())
+    try:
+        for source in sorted(Path(__file__).parent.glob("*.py")):
+            digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    except OSError:
+        return None
+    return digest.hexdigest()[:16]
+
+
+def _candidates() -> Iterator[Path]:
+    if override := os.environ.get(OVERRIDE):
+        yield Path(override).absolute()
+    if user := _user_cache():
+        yield user / "rwkv_edge"
+    owner = os.getuid() if hasattr(os, "getuid") else "user"
+    try:
+        yield Path(tempfile.gettempdir()) / f"rwkv_edge-{owner}"
+    except OSError:  # no temporary directory either
+        return
+
+
+def _user_cache() -> Path | None:
+    if sys.platform == "win32":
+        place = os.environ.get("LOCALAPPDATA", "")
+    elif (place := os.environ.get("XDG_CACHE_HOME", "")) and sys.platform != "darwin":
+        pass
+    else:
+        home = os.path.expanduser("~")  # stays "~" when unknown, and may name what does not exist (services, containers)
+        place = os.path.join(home, "Library/Caches" if sys.platform == "darwin" else ".cache") if os.path.isdir(home) else ""
+    return Path(place) if os.path.isabs(place) else None
+
+
+def _make_private(path: Path) -> bool:
+    """Whether `path` is, or now became, a real directory that only we can write."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.lstat()
+    except OSError:
+        return False
+    if not stat.S_ISDIR(status.st_mode):  # a link could lead anywhere
+        return False
+    if not hasattr(os, "getuid"):
+        return True
+    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _can_write(path: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(b"\0")
+            file.flush()
+        os.utime(path)  # in use: prune it last
+    except OSError:
+        return False
+    return True
+
+
+def _prune(base: Path, keep: Path) -> None:
+    try:
+        others = [(path.stat().st_mtime, path) for path in base.glob(f"{PREFIX}*") if path != keep]
+    except OSError:
+        return
+    for modified, path in sorted(others, reverse=True)[KEPT:]:
+        if time.time() - modified > KEPT_FOR:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,123 @@
+"""Ops on numbers one by one. Units: elements of the result, row after row; a vector operand starts again with every row.
+
+All share the same fixed division of the elements between threads, so that one may follow another without a barrier.
+"""
+# mypy: allow-untyped-defs, disable-error-code="call-arg"
+from rwkv_edge_cpu.intrinsics import as_float64, floats, int64s
+from rwkv_edge_cpu.jit import Kernel, inlined, kernel
+from rwkv_edge_cpu.layout import N_FIELDS, OUT, PARAMETER, SHARED, WIDTH, A, B, C
+from rwkv_edge_cpu.math32 import F, decay7, exp_neg_exp, relu_squared, sigmoid, silu, tanh
+
+
+@inlined
+def until_row_end(r, begin, end):
+    """How many elements from `begin` on can be done in one loop."""
+    return min(r[WIDTH] - begin % r[WIDTH], end - begin) if r[SHARED] else end - begin
+
+
+@inlined
+def operand(r, which, begin, n):
+    """Elements `begin` to `begin + n` of an operand that may be a vector."""
+    return floats(r[which] + 4 * (begin % r[WIDTH] if r[SHARED] else begin), n)
+
+
+@kernel()
+def add(record, frame, scratch, begin, end):
+    r = int64s(record, N_FIELDS)
+    while begin < end:
+        n = until_row_end(r, begin, end)
+        y, a, b = floats(r[OUT] + 4 * begin, n), floats(r[A] + 4 * begin, n), operand(r, B, begin, n)
+        for i in range(n):
+            y[i] = a[i] + b[i]
+        begin += n
+
+
+@kernel()
+def multiply(record, frame, scratch, begin, end):
+    r = int64s(record, N_FIELDS)
+    while begin < end:
+        n = until_row_end(r, begin, end)
+        y, a, b = floats(r[OUT] + 4 * begin, n), floats(r[A] + 4 * begin, n), operand(r, B, begin, n)
+        for i in range(n):
+            y[i] = a[i] * b[i]
+        begin += n
+
+
+@kernel()
+def lerp(record, frame, scratch, begin, end):
+    r = int64s(record, N_FIELDS)
+    while begin < end:
+        n = until_row_end(r, begin, end)
+        y, a, b = floats(r[OUT] + 4 * begin, n), floats(r[A] + 4 * begin, n), floats(r[B] + 4 * begin, n)
+        weight = operand(r, C, begin, n)
+        for i in range(n):
+            y[i] = a[i] + (b[i] - a[i]) * weight[i]
+        begin += n
+
+
+@kernel()
+def scale(record, frame, scratch, begin, end):
+    r = int64s(record, N_FIELDS)
+    n = end - begin
+    factor = F(as_float64(r[PARAMETER]))
+    y, x = floats(r[OUT] + 4 * begin, n), floats(r[A] + 4 * begin, n)
+    for i in range(n):
+        y[i] = x[i] * factor
+
+
+@inlined
+def result_and_input(record, begin, end):
+    r = int64s(record, N_FIELDS)
+    return floats(r[OUT] + 4 * begin, end - begin), floats(r[A] + 4 * begin, end - begin)
+
+
+@kernel()
+def sigmoids(record, frame, scratch, begin, end):
+    y, x = result_and_input(record, begin, end)
+    for i in range(end - begin):
+        y[i] = sigmoid(x[i])
+
+
+@kernel()
+def tanhs(record, frame, scratch, begin, end):
+    y, x = result_and_input(record, begin, end)
+    for i in range(end - begin):
+        y[i] = tanh(x[i])
+
+
+@kernel()
+def silus(record, frame, scratch, begin, end):
+    y, x = result_and_input(record, begin, end)
+    for i in range(end - begin):
+        y[i] = silu(x[i])
+
+
+@kernel()
+def relu_squareds(record, frame, scratch, begin, end):
+    y, x = result_and_input(record, begin, end)
+    for i in range(end - begin):
+        y[i] = relu_squared(x[i])
+
+
+@kernel()
+def exp_neg_exps(record, frame, scratch, begin, end):
+    y, x = result_and_input(record, begin, end)
+    for i in range(end - begin):
+        y[i] = exp_neg_exp(x[i])
+
+
+@kernel()
+def decay7s(record, frame, scratch, begin, end):
+    y, x = result_and_input(record, begin, end)
+    for i in range(end - begin):
+        y[i] = decay7(x[i])
+
+
+ACTIVATIONS: dict[str, Kernel] = {
+    "sigmoid": sigmoids,
+    "tanh": tanhs,
+    "silu": silus,
+    "relu_squared": relu_squareds,
+    "exp_neg_exp": exp_neg_exps,
+    "decay7": decay7s,
+}

@@ -1,0 +1,72 @@
+"""The compiled walk over the records: every thread runs `walk` once per step, and all meet at barriers."""
+# mypy: allow-untyped-defs, disable-error-code="call-arg"
+from functools import cache
+from typing import Any
+
+import numba
+from numba import types
+
+from rwkv_edge_cpu.intrinsics import call_kernel, fetch_add, int64s, load_acquire, pause, yield_core
+from rwkv_edge_cpu.jit import ELEMENTWISE, compiled, inlined
+from rwkv_edge_cpu.layout import ABORT, ARRIVED, BARRIER, COUNTERS, GRAIN, KERNEL, N_FIELDS, UNITS
+
+SPINS = 100  # before giving the core away: about a microsecond
+WALK_SIGNATURE = types.int64(*[types.int64] * 8)
+
+
+@inlined
+def all_here(control, target):
+    """Wait until `target` arrivals have been counted; False when the run was aborted."""
+    spins = 0
+    while load_acquire(control + 8 * ARRIVED) < target:
+        if load_acquire(control + 8 * ABORT) != 0:
+            return False
+        if spins < SPINS:
+            spins += 1
+            pause()
+        else:
+            yield_core()
+    return True
+
+
+def walk(records, n_records, frame, control, scratch, worker, workers, arrived):
+    """Do this worker's part of all ops. Addresses: records, frame, control, scratch. Returns 1 when done, 0 when aborted.
+
+    `arrived`: arrivals counted in earlier runs. The counter only grows, so nobody has to wait for those who are still leaving.
+    Only worker 0 waits for the others at the end.
+    """
+    for i in range(n_records):
+        record = records + 8 * N_FIELDS * i
+        r = int64s(record, N_FIELDS)
+        if r[BARRIER] and workers > 1:
+            fetch_add(control + 8 * ARRIVED, 1)
+            arrived += workers
+            if not all_here(control, arrived):
+                return 0
+        units, grain = r[UNITS], r[GRAIN]
+        if grain == 0:
+            # Multiples of 16 floats, so that two threads do not write to the same cache line.
+            begin, end = units * worker // workers // 16 * 16, units * (worker + 1) // workers // 16 * 16
+            if worker + 1 == workers:
+                end = units
+            if begin < end:
+                call_kernel(r[KERNEL], record, frame, scratch, begin, end)
+        elif workers == 1:
+            if units > 0:
+                call_kernel(r[KERNEL], record, frame, scratch, 0, units)
+        else:
+            begin = fetch_add(control + 8 * (COUNTERS + i), grain)
+            while begin < units:
+                call_kernel(r[KERNEL], record, frame, scratch, begin, min(begin + grain, units))
+                begin = fetch_add(control + 8 * (COUNTERS + i), grain)
+    if workers > 1:
+        fetch_add(control + 8 * ARRIVED, 1)
+        if worker == 0 and not all_here(control, arrived + workers):
+            return 0
+    return 1
+
+
+@cache
+def compiled_walk() -> Any:
+    """`walk` as a function that Python calls without holding the interpreter lock."""
+    return compiled(numba.njit, walk, WALK_SIGNATURE, ELEMENTWISE, nogil=True)

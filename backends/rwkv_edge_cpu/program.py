@@ -1,0 +1,240 @@
+"""A Plan as records: what the compiled walk reads. Built once; `bind` fills in what depends on the run."""
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkv_edge import plan as p
+from rwkv_edge.errors import BackendError
+from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge.weights.tensor import FLOAT_STORAGE, Tensor
+from rwkv_edge_cpu import elementwise, layout, matvec, norms, rows, wkv
+from rwkv_edge_cpu.decode import DECODERS
+from rwkv_edge_cpu.jit import Kernel
+from rwkv_edge_cpu.matmul import matmul
+from rwkv_edge_cpu.schedule import in_phases, place_buffers
+
+BYTES_AT_ONCE = 32 << 10  # of weights that a thread takes at a time: a microsecond or more of work
+PIECES_PER_THREAD = 4  # so that a thread which was interrupted does not keep the others waiting
+HEAD_GRAIN_FLOATS = 1024
+
+Per = Literal["op", "row", "segment"]
+CONSTANT, TOKEN_ROWS, OUTPUT_ROWS, RESULT = range(4)  # where an operand lies
+
+
+@dataclass(frozen=True, slots=True)
+class Lowering:
+    """How ops of one type become records.
+
+    operands: attributes of the op that become A, B, ...  per, units: the op has units(op) pieces of work per row (...).
+    grain: units a thread takes at a time, 0: fixed shares.
+    """
+
+    kernel: Kernel | None
+    operands: tuple[str, ...]
+    per: Per
+    units: Callable[[Any], int]
+    grain: Callable[[Any], int]
+
+
+def _width(op: Any) -> int:
+    return int(op.out.width)
+
+
+def _heads(op: Any) -> int:
+    return int(op.n_head)
+
+
+def _one(op: Any) -> int:
+    return 1
+
+
+def _fixed(op: Any) -> int:
+    return 0
+
+
+def _few_heads(op: Any) -> int:
+    return max(1, HEAD_GRAIN_FLOATS * int(op.n_head) // int(op.out.width))
+
+
+def _channels(op: Any) -> int:
+    return 256
+
+
+LOWERINGS: dict[type, Lowering] = {
+    p.Embed: Lowering(rows.embed, (), "row", _one, _one),
+    p.SelectOutputs: Lowering(rows.select_outputs, ("x",), "row", _one, _one),
+    p.LayerNorm: Lowering(norms.normalize, ("x", "weight", "bias"), "row", _one, _one),
+    p.GroupNorm: Lowering(norms.normalize, ("x", "weight", "bias"), "row", _heads, _few_heads),
+    p.L2Normalize: Lowering(norms.l2_normalize, ("x",), "row", _heads, _few_heads),
+    p.HeadBonus: Lowering(norms.head_bonus, ("r", "k", "v", "weight"), "row", _heads, _few_heads),
+    p.TokenShift: Lowering(rows.token_shift, ("x",), "op", _width, _channels),
+    p.Lerp: Lowering(elementwise.lerp, ("a", "b", "weight"), "row", _width, _fixed),
+    p.Add: Lowering(elementwise.add, ("a", "b"), "row", _width, _fixed),
+    p.Multiply: Lowering(elementwise.multiply, ("a", "b"), "row", _width, _fixed),
+    p.Scale: Lowering(elementwise.scale, ("x",), "row", _width, _fixed),
+    p.Activation: Lowering(None, ("x",), "row", _width, _fixed),
+    p.MatMul: Lowering(None, ("x",), "op", _width, _one),
+    p.Wkv4: Lowering(wkv.wkv4, ("k", "v", "decay", "first"), "segment", _width, _channels),
+    p.Wkv6: Lowering(wkv.wkv6, ("r", "k", "v", "decay", "bonus"), "segment", _heads, _one),
+    p.Wkv7: Lowering(wkv.wkv7, ("r", "decay", "k", "v", "kk", "a"), "segment", _heads, _one),
+}
+MAY_BE_SHARED = {p.Lerp: "weight", p.Add: "b", p.Multiply: "b", p.Wkv6: "decay"}
+
+
+@dataclass(slots=True, eq=False)
+class Program:
+    """Records for one plan and number of threads.
+
+    records: int64 [ops, N_FIELDS].  single, many: kernel addresses for one row and for more.
+    region, offset: where operands lie.  token_floats, output_floats: activation memory per token and per output.
+    kept: arrays whose addresses are in the records.
+    """
+
+    records: NDArray[np.int64]
+    single: NDArray[np.int64]
+    many: NDArray[np.int64]
+    region: NDArray[np.int8]
+    offset: NDArray[np.int64]
+    units: NDArray[np.int64]
+    per_op: NDArray[np.bool_]
+    per_segment: NDArray[np.bool_]
+    per_output: NDArray[np.bool_]
+    token_floats: int
+    output_floats: int
+    logits: p.Buffer
+    n_vocab: int | None
+    kept: list[NDArray[Any]]
+
+    def bind(self, n_tokens: int, n_outputs: int, n_segments: int, tokens_at: int, outputs_at: int) -> None:
+        """Fill in the addresses and amounts for runs of this shape; `result` is still to be set."""
+        n_rows = np.where(self.per_output, n_outputs, n_tokens)
+        base = np.array([0, tokens_at, outputs_at, 0], np.int64)
+        scale = np.array([1, 4 * n_tokens, 4 * n_outputs, 0], np.int64)
+        self.records[:, layout.OPERANDS] = base[self.region] + self.offset * scale[self.region]
+        self.records[:, layout.ROWS] = n_rows
+        self.records[:, layout.KERNEL] = np.where(n_rows == 1, self.single, self.many)
+        count = np.where(self.per_segment, n_segments, n_rows)
+        self.records[:, layout.UNITS] = self.units * np.where(self.per_op, n_rows > 0, count)
+
+    def set_result(self, address: int) -> None:
+        """Where this run's logits go."""
+        self.records[:, layout.OPERANDS][self.region == RESULT] = address
+
+
+def build(plan: p.Plan, threads: int) -> Program:
+    """Raises BackendError for weights that there is no kernel for. Compiles the kernels that the plan needs, or loads them."""
+    plan, phases = in_phases(plan)
+    offsets, token_floats, output_floats = place_buffers(plan, phases)
+    n = len(plan.ops)
+    records = np.zeros((n, layout.N_FIELDS), np.int64)
+    single, many, units = (np.zeros(n, np.int64) for _ in range(3))
+    region = np.full((n, layout.F + 1 - layout.OUT), CONSTANT, np.int8)
+    offset = np.zeros(region.shape, np.int64)
+    kept: list[NDArray[Any]] = []
+
+    def locate(operand: p.Buffer | NDArray[Any]) -> tuple[int, int]:
+        if isinstance(operand, p.Buffer):
+            if operand.index == plan.logits.index:
+                return RESULT, 0
+            return (OUTPUT_ROWS if operand.per_output else TOKEN_ROWS), offsets[operand.index]
+        vector = np.ascontiguousarray(operand, np.float32).reshape(-1)
+        kept.append(vector)
+        return CONSTANT, vector.ctypes.data
+
+    for i, op in enumerate(plan.ops):
+        lowering = LOWERINGS[type(op)]
+        operands = [op.out, *(getattr(op, name) for name in lowering.operands)]
+        _check_widths(op, operands)
+        for column, operand in enumerate(operands):
+            region[i, column], offset[i, column] = locate(operand)
+        record = records[i]
+        record[layout.BARRIER] = i > 0 and phases[i] != phases[i - 1]
+        record[layout.WIDTH] = op.out.width
+        record[layout.SHARED] = not isinstance(getattr(op, MAY_BE_SHARED.get(type(op), ""), op.out), p.Buffer)
+        record[layout.PARAMETER] = np.float64(getattr(op, "eps", getattr(op, "factor", 0.0))).view(np.int64)
+        record[layout.HEADS] = getattr(op, "n_head", 1)
+        record[layout.SLOT] = op.slot.offset if isinstance(op, p.TokenShift | p.Wkv4 | p.Wkv6 | p.Wkv7) else 0
+        record[layout.GRAIN] = lowering.grain(op)
+        units[i] = lowering.units(op)
+        one, several = lowering.kernel, lowering.kernel
+        if isinstance(op, p.Activation):
+            one = several = elementwise.ACTIVATIONS[op.kind]
+        elif isinstance(op, p.Embed):
+            _place_weight(record, op.weight, kept)
+        elif isinstance(op, p.MatMul):
+            _place_weight(record, op.weight, kept)
+            one, several = _matrix_kernel(record, op.weight.format), matmul
+            record[layout.GRAIN] = _rows_at_once(op.weight, threads)
+        assert one is not None
+        assert several is not None
+        single[i], many[i] = one.address, several.address
+    pers = [LOWERINGS[type(op)].per for op in plan.ops]
+    vocabularies = [op.weight.shape[0] for op in plan.ops if isinstance(op, p.Embed)]
+    return Program(
+        records, single, many, region, offset, units,
+        np.array([per == "op" for per in pers]),
+        np.array([per == "segment" for per in pers]),
+        np.array([op.out.per_output for op in plan.ops]),
+        token_floats, output_floats, plan.logits, min(vocabularies, default=None), kept,
+    )  # fmt: skip
+
+
+def _check_widths(op: p.Op, operands: list[p.Buffer | NDArray[Any]]) -> None:
+    """Compiled code checks nothing, so a plan whose sizes do not fit must stop here."""
+    width = op.weight.shape[1] if isinstance(op, p.MatMul) else op.out.width
+    for operand in operands[1:]:
+        size = operand.width if isinstance(operand, p.Buffer) else operand.size
+        if size != width:
+            raise BackendError(f"{type(op).__name__}: an operand has {size} numbers a row where {width} are expected")
+    n_head = getattr(op, "n_head", 1)
+    if op.out.width % n_head or (isinstance(op, p.Wkv7) and op.out.width // n_head > layout.SCRATCH_FLOATS):
+        raise BackendError(f"{type(op).__name__}: {op.out.width} channels cannot be {n_head} heads")
+    expected = {p.TokenShift: width, p.Wkv4: 3 * width, p.Wkv6: width * width // n_head, p.Wkv7: width * width // n_head}
+    slot = getattr(op, "slot", None)
+    if slot is not None and slot.size != expected[type(op)]:
+        raise BackendError(f"{type(op).__name__}: slot {slot.name} has {slot.size} numbers, not {expected[type(op)]}")
+
+
+def _place_weight(record: NDArray[np.int64], weight: Tensor, kept: list[NDArray[Any]]) -> None:
+    """Address, strides and decoder of a matrix."""
+    if weight.format not in DECODERS:
+        raise BackendError(f"{weight.name}: the cpu backend has no kernel for {weight.format}; decode it first")
+    block = FORMATS[weight.format]
+    data = weight.data
+    if block.is_float:
+        fits = data.dtype == FLOAT_STORAGE[weight.format] and data.shape == weight.shape
+    else:
+        expected = (weight.shape[0], block.row_bytes(weight.shape[1]))
+        fits = data.dtype == np.uint8 and data.shape == expected and weight.shape[1] % block.block_size == 0
+        fits = fits and data.strides[1] == 1
+    if len(weight.shape) != 2 or not fits:
+        raise BackendError(f"{weight.name}: {weight.format} data of {data.dtype} {data.shape} is no matrix {weight.shape}")
+    kept.append(data)
+    record[layout.WEIGHT] = data.__array_interface__["data"][0]
+    # The stride of an axis of length 1 may be anything; make it what fast kernels expect.
+    record[layout.STRIDE_OUT] = data.strides[0] if data.shape[0] > 1 else data.itemsize
+    record[layout.STRIDE_IN] = block.block_bytes if not block.is_float or data.shape[1] == 1 else data.strides[1]
+    record[layout.BLOCK] = block.block_size
+    record[layout.N_IN] = weight.shape[1]
+    record[layout.DECODE] = DECODERS[weight.format].address
+
+
+def _matrix_kernel(record: NDArray[np.int64], format: str) -> Kernel:
+    """For a single row of x: by the way the weights lie."""
+    item = FORMATS[format].block_bytes
+    if record[layout.STRIDE_IN] == item:
+        return matvec.ROWS[format]
+    if record[layout.STRIDE_OUT] == item:
+        return matvec.COLUMNS[format]
+    return matmul
+
+
+def _rows_at_once(weight: Tensor, threads: int) -> int:
+    """A multiple of 16, so that tiles are full and threads do not write to the same cache line."""
+    n_out = weight.shape[0]
+    enough = BYTES_AT_ONCE * n_out // max(1, weight.nbytes)
+    fair = n_out // (threads * PIECES_PER_THREAD)
+    return max(1, min(enough, fair) // 16) * 16

@@ -1,0 +1,362 @@
+"""Vector loops over weights, written as LLVM IR: loads of any alignment, every format, the vector length that the CPU has.
+
+The vector length follows from the CPU features that Numba compiles for, which are part of its cache key.
+"""
+# mypy: allow-untyped-defs, allow-untyped-calls
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from rwkv_edge_cpu.layout import TILE_ROWS
+
+F32, I8, I16, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+SQUARE = 4  # what `square_decode` takes at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """lanes: floats in a vector register.  tokens: columns of a tile.  halves: float16 conversion instructions exist."""
+
+    lanes: int
+    tokens: int
+    halves: bool
+
+    @staticmethod
+    def of(context: Any) -> "Target":
+        triple, _, features = context.codegen().magic_tuple()
+        enabled = features.split(",")
+        if triple.startswith(("aarch64", "arm64")):
+            return Target(4, 4, True)
+        halves = "+f16c" in enabled
+        if "+avx512f" in enabled:
+            return Target(16, 4, halves)
+        return Target(8, 3, halves) if "+avx" in enabled else Target(4, 3, halves)
+
+
+def vector(element: ir.Type, lanes: int) -> ir.VectorType:
+    return ir.VectorType(element, lanes)
+
+
+def splat(b: ir.IRBuilder, scalar: ir.Value, lanes: int) -> ir.Value:
+    undefined = ir.Constant(vector(scalar.type, lanes), ir.Undefined)
+    one = b.insert_element(undefined, scalar, ir.Constant(I32, 0))
+    return b.shuffle_vector(one, undefined, ir.Constant(vector(I32, lanes), [0] * lanes))
+
+
+def load(b: ir.IRBuilder, address: ir.Value, kind: ir.Type) -> ir.Value:
+    """Whatever the address: files promise nothing about alignment."""
+    value = b.load(b.inttoptr(address, kind.as_pointer()))
+    value.align = 1
+    return value
+
+
+def store(b: ir.IRBuilder, value: ir.Value, address: ir.Value) -> None:
+    b.store(value, b.inttoptr(address, value.type.as_pointer())).align = 1
+
+
+def call(b: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) -> ir.Value:
+    return b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(result, [a.type for a in args]), name), args)
+
+
+def multiply_add(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+    """x * y + z, fused where the CPU can."""
+    kind = x.type
+    suffix = f"v{kind.count}f32" if isinstance(kind, ir.VectorType) else "f32"
+    return call(b, f"llvm.fmuladd.{suffix}", kind, x, y, z)
+
+
+def sum_of_lanes(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+    result = call(b, f"llvm.vector.reduce.fadd.v{v.type.count}f32", F32, ir.Constant(F32, -0.0), v)
+    result.fastmath.add("reassoc")
+    return result
+
+
+def at(b: ir.IRBuilder, base: ir.Value, index: ir.Value, step: int) -> ir.Value:
+    return b.add(base, b.mul(index, ir.Constant(I64, step)))
+
+
+def offset(b: ir.IRBuilder, base: ir.Value, n: int) -> ir.Value:
+    return b.add(base, ir.Constant(I64, n))
+
+
+def float_kind(lanes: int) -> ir.Type:
+    return vector(F32, lanes) if lanes > 1 else F32
+
+
+def constant(kind: ir.Type, value: float) -> ir.Constant:
+    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
+
+
+def load_f32(b: ir.IRBuilder, target: Target, address: ir.Value, lanes: int) -> ir.Value:
+    return load(b, address, float_kind(lanes))
+
+
+def load_bf16(b: ir.IRBuilder, target: Target, address: ir.Value, lanes: int) -> ir.Value:
+    bits, wide = (vector(I16, lanes), vector(I32, lanes)) if lanes > 1 else (I16, I32)
+    shifted = b.shl(b.zext(load(b, address, bits), wide), constant(wide, 16))
+    return b.bitcast(shifted, float_kind(lanes))
+
+
+def load_f16(b: ir.IRBuilder, target: Target, address: ir.Value, lanes: int) -> ir.Value:
+    if target.halves:
+        return b.fpext(load(b, address, vector(ir.HalfType(), lanes) if lanes > 1 else ir.HalfType()), float_kind(lanes))
+    # Exponent and mantissa moved into place and multiplied by the ratio of the exponents' zeros: exact, subnormals included.
+    bits, wide = (vector(I16, lanes), vector(I32, lanes)) if lanes > 1 else (I16, I32)
+    half = b.zext(load(b, address, bits), wide)
+    sign = b.shl(b.and_(half, constant(wide, 0x8000)), constant(wide, 16))
+    size = b.shl(b.and_(half, constant(wide, 0x7FFF)), constant(wide, 13))
+    finite = b.bitcast(b.fmul(b.bitcast(size, float_kind(lanes)), constant(float_kind(lanes), 2.0**112)), wide)
+    special = b.or_(size, constant(wide, 0x7F800000))  # infinity and NaN
+    chosen = b.select(b.icmp_unsigned(">=", size, constant(wide, 0x0F800000)), special, finite)
+    return b.bitcast(b.or_(chosen, sign), float_kind(lanes))
+
+
+Load = Callable[[ir.IRBuilder, Target, ir.Value, int], ir.Value]
+PLAIN: dict[str, tuple[Load, int]] = {"f32": (load_f32, 4), "f16": (load_f16, 2), "bf16": (load_bf16, 2)}  # loader, bytes
+
+
+def load_scale(b: ir.IRBuilder, target: Target, address: ir.Value) -> ir.Value:
+    """A block's float16 scale in all lanes."""
+    if target.halves:
+        # Spread, then converted: the scalar conversion of x86 waits for whatever was in its register before.
+        return b.fpext(splat(b, load(b, address, ir.HalfType()), target.lanes), vector(F32, target.lanes))
+    return splat(b, load_f16(b, target, address, 1), target.lanes)
+
+
+def load_q8_0(b: ir.IRBuilder, target: Target, block: ir.Value) -> tuple[ir.Value, list[ir.Value]]:
+    """A block's scale in all lanes, and its 32 weights as vectors of float32, not yet multiplied with the scale."""
+    parts = []
+    for first in range(0, 32, target.lanes):
+        bytes_ = load(b, offset(b, block, 2 + first), vector(I8, target.lanes))
+        parts.append(b.sitofp(b.sext(bytes_, vector(I32, target.lanes)), vector(F32, target.lanes)))
+    return load_scale(b, target, block), parts
+
+
+def weight(name: str) -> Any:
+    """An intrinsic weight(address): one plain float of format `name`, as float32."""
+    loader, _ = PLAIN[name]
+
+    @intrinsic
+    def one(typingctx, address):
+        def codegen(context, b, signature, args):
+            return loader(b, Target.of(context), args[0], 1)
+
+        return types.float32(types.int64), codegen
+
+    return one
+
+
+def plain_decode(name: str) -> Any:
+    """An intrinsic decode(source, n, target): n plain floats that lie one behind the other, as float32."""
+    loader, size = PLAIN[name]
+
+    @intrinsic
+    def decode(typingctx, source, n, target):
+        def codegen(context, b, signature, args):
+            source, n, target = args
+            cpu = Target.of(context)
+            whole = b.udiv(n, ir.Constant(I64, cpu.lanes))
+            with cgutils.for_range(b, whole, intp=I64) as loop:
+                value = loader(b, cpu, at(b, source, loop.index, size * cpu.lanes), cpu.lanes)
+                store(b, value, at(b, target, loop.index, 4 * cpu.lanes))
+            with cgutils.for_range(b, n, start=b.mul(whole, ir.Constant(I64, cpu.lanes)), intp=I64) as loop:
+                store(b, loader(b, cpu, at(b, source, loop.index, size), 1), at(b, target, loop.index, 4))
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64), codegen
+
+    return decode
+
+
+def square_decode(name: str) -> Any:
+    """An intrinsic decode(source, stride_in, target, target_stride): a square of SQUARE rows and columns, transposed.
+
+    Column k of it is at source + k * stride_in, its weights one behind the other; row i goes to target + i * target_stride.
+    """
+    loader, _ = PLAIN[name]
+
+    @intrinsic
+    def decode(typingctx, source, stride_in, target, target_stride):
+        def codegen(context, b, signature, args):
+            source, stride_in, target, target_stride = args
+            steps = [ir.Constant(I64, i) for i in range(SQUARE)]
+            columns = [loader(b, Target.of(context), b.add(source, b.mul(stride_in, k)), SQUARE) for k in steps]
+            pairs = ir.Constant(vector(I32, 2 * SQUARE), [i + SQUARE * j for i in range(SQUARE) for j in range(2)])
+            even, odd = b.shuffle_vector(columns[0], columns[1], pairs), b.shuffle_vector(columns[2], columns[3], pairs)
+            for i in range(SQUARE):
+                mask = [2 * i, 2 * i + 1, 2 * i + 2 * SQUARE, 2 * i + 1 + 2 * SQUARE]
+                row = b.shuffle_vector(even, odd, ir.Constant(vector(I32, SQUARE), mask))
+                store(b, row, b.add(target, b.mul(target_stride, steps[i])))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 4), codegen
+
+    return decode
+
+
+@intrinsic
+def decode_q8_0_blocks(typingctx, source, n, target):
+    """n blocks of Q8_0 as float32."""
+
+    def codegen(context, b, signature, args):
+        source, n, target = args
+        cpu = Target.of(context)
+        with cgutils.for_range(b, n, intp=I64) as loop:
+            scale, parts = load_q8_0(b, cpu, at(b, source, loop.index, 34))
+            out = at(b, target, loop.index, 128)
+            for i, part in enumerate(parts):
+                store(b, b.fmul(part, scale), offset(b, out, 4 * cpu.lanes * i))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+def plain_dot(name: str) -> Any:
+    """An intrinsic dot(row, x, n): sum of n weights of format `name`, one behind the other, times float32 x."""
+    loader, size = PLAIN[name]
+    unroll = 4  # sums that do not wait for each other
+
+    @intrinsic
+    def dot(typingctx, row, x, n):
+        def codegen(context, b, signature, args):
+            row, x, n = args
+            cpu = Target.of(context)
+            step = cpu.lanes * unroll
+            sums = [cgutils.alloca_once_value(b, constant(vector(F32, cpu.lanes), 0.0)) for _ in range(unroll)]
+            whole = b.udiv(n, ir.Constant(I64, step))
+            with cgutils.for_range(b, whole, intp=I64) as loop:
+                w, z = at(b, row, loop.index, size * step), at(b, x, loop.index, 4 * step)
+                for i, total in enumerate(sums):
+                    value = loader(b, cpu, offset(b, w, size * cpu.lanes * i), cpu.lanes)
+                    factor = load(b, offset(b, z, 4 * cpu.lanes * i), vector(F32, cpu.lanes))
+                    b.store(multiply_add(b, value, factor, b.load(total)), total)
+            rest = cgutils.alloca_once_value(b, ir.Constant(F32, 0.0))
+            with cgutils.for_range(b, n, start=b.mul(whole, ir.Constant(I64, step)), intp=I64) as loop:
+                value = loader(b, cpu, at(b, row, loop.index, size), 1)
+                b.store(multiply_add(b, value, load(b, at(b, x, loop.index, 4), F32), b.load(rest)), rest)
+            return b.fadd(_total(b, sums), b.load(rest))
+
+        return types.float32(types.int64, types.int64, types.int64), codegen
+
+    return dot
+
+
+def _total(b: ir.IRBuilder, sums: list[ir.Value]) -> ir.Value:
+    values = [b.load(total) for total in sums]
+    while len(values) > 1:
+        values = [b.fadd(x, y) for x, y in zip(values[::2], values[1::2], strict=True)]
+    return sum_of_lanes(b, values[0])
+
+
+@intrinsic
+def dot_q8_0_blocks(typingctx, row, x, n):
+    """Sum of n blocks of Q8_0 times float32 x [32 n]."""
+
+    def codegen(context, b, signature, args):
+        row, x, n = args
+        cpu = Target.of(context)
+        per_block = 32 // cpu.lanes
+        together = max(1, 8 // per_block)  # blocks: enough sums that do not wait for each other
+        sums = [cgutils.alloca_once_value(b, constant(vector(F32, cpu.lanes), 0.0)) for _ in range(per_block * together)]
+
+        def add_block(index: ir.Value, totals: list[ir.Value]) -> None:
+            scale, parts = load_q8_0(b, cpu, at(b, row, index, 34))
+            z = at(b, x, index, 128)
+            for i, (part, total) in enumerate(zip(parts, totals, strict=True)):
+                value = b.fmul(part, load(b, offset(b, z, 4 * cpu.lanes * i), vector(F32, cpu.lanes)))
+                b.store(multiply_add(b, value, scale, b.load(total)), total)
+
+        whole = b.udiv(n, ir.Constant(I64, together))
+        with cgutils.for_range(b, whole, intp=I64) as loop:
+            first = b.mul(loop.index, ir.Constant(I64, together))
+            for i in range(together):
+                add_block(b.add(first, ir.Constant(I64, i)), sums[i * per_block : (i + 1) * per_block])
+        with cgutils.for_range(b, n, start=b.mul(whole, ir.Constant(I64, together)), intp=I64) as loop:
+            add_block(loop.index, sums[:per_block])
+        return _total(b, sums)
+
+    return types.float32(types.int64, types.int64, types.int64), codegen
+
+
+def column_sums(name: str) -> Any:
+    """An intrinsic sums(source, stride, x, n, y, count): y[c] = sum over i < n of x[i] * weight[i, c] for c < count.
+
+    Weights of format `name`; row i of them is at source + i * stride, its weights one behind the other.
+    """
+    loader, size = PLAIN[name]
+
+    @intrinsic
+    def sums(typingctx, source, stride, x, n, y, count):
+        def codegen(context, b, signature, args):
+            source, stride, x, n, y, count = args
+            cpu = Target.of(context)
+            done = ir.Constant(I64, 0)
+            for registers, lanes in ((8, cpu.lanes), (1, cpu.lanes), (1, 1)):
+                columns = registers * lanes
+                blocks = b.udiv(b.sub(count, done), ir.Constant(I64, columns))
+                with cgutils.for_range(b, blocks, intp=I64) as block:
+                    first = b.add(done, b.mul(block.index, ir.Constant(I64, columns)))
+                    totals = [cgutils.alloca_once(b, float_kind(lanes)) for _ in range(registers)]
+                    for total in totals:
+                        b.store(constant(float_kind(lanes), 0.0), total)
+                    with cgutils.for_range(b, n, intp=I64) as loop:
+                        row = b.add(at(b, source, first, size), b.mul(loop.index, stride))
+                        factor = load(b, at(b, x, loop.index, 4), F32)
+                        factor = splat(b, factor, lanes) if lanes > 1 else factor
+                        for i, total in enumerate(totals):
+                            value = loader(b, cpu, offset(b, row, size * lanes * i), lanes)
+                            b.store(multiply_add(b, value, factor, b.load(total)), total)
+                    for i, total in enumerate(totals):
+                        store(b, b.load(total), offset(b, at(b, y, first, 4), 4 * lanes * i))
+                done = b.add(done, b.mul(blocks, ir.Constant(I64, columns)))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 6), codegen
+
+    return sums
+
+
+@intrinsic
+def vector_lanes(typingctx):
+    """Floats in a vector register, a constant."""
+    return types.int64(), lambda context, b, signature, args: ir.Constant(I64, Target.of(context).lanes)
+
+
+@intrinsic
+def tile_tokens(typingctx):
+    """Columns of a tile, a constant."""
+    return types.int64(), lambda context, b, signature, args: ir.Constant(I64, Target.of(context).tokens)
+
+
+@intrinsic
+def tile(typingctx, weights, weight_stride, x, x_stride, last, n, sums):
+    """sums[j, i] = dot of row i of `weights` and row min(j, last) of x: TILE_ROWS by `tile_tokens` sums over n vectors."""
+
+    def codegen(context, b, signature, args):
+        weights, weight_stride, x, x_stride, last, n, sums = args
+        cpu = Target.of(context)
+        kind = vector(F32, cpu.lanes)
+        rows = [b.add(weights, b.mul(weight_stride, ir.Constant(I64, i))) for i in range(TILE_ROWS)]
+        columns = []
+        for j in range(cpu.tokens):
+            index = ir.Constant(I64, j)
+            index = b.select(b.icmp_signed("<", index, last), index, last)
+            columns.append(b.add(x, b.mul(x_stride, index)))
+        totals = [[cgutils.alloca_once_value(b, constant(kind, 0.0)) for _ in rows] for _ in columns]
+        with cgutils.for_range(b, n, intp=I64) as loop:
+            factors = [load(b, at(b, column, loop.index, 4 * cpu.lanes), kind) for column in columns]
+            for i, row in enumerate(rows):
+                value = load(b, at(b, row, loop.index, 4 * cpu.lanes), kind)
+                for factor, of_column in zip(factors, totals, strict=True):
+                    b.store(multiply_add(b, value, factor, b.load(of_column[i])), of_column[i])
+        for j, of_column in enumerate(totals):
+            for i, total in enumerate(of_column):
+                store(b, sum_of_lanes(b, b.load(total)), offset(b, sums, 4 * (TILE_ROWS * j + i)))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 7), codegen

@@ -1,0 +1,157 @@
+"""Where compiled code is kept: never a directory of somebody else's, and never a reason to fail."""
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rwkv_edge_cpu import backend, cache
+
+pytestmark = pytest.mark.skipif(not backend.availability().available, reason=backend.availability().reason)
+
+ROOT = Path(__file__).parents[2]
+posix = pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX permissions")
+RUN = """
+import numpy as np
+from rwkv_edge.backend import Batch
+from rwkv_edge.plan import PlanBuilder
+from rwkv_edge.weights.tensor import Tensor
+from rwkv_edge_cpu import backend
+p = PlanBuilder()
+x = p.embed(Tensor("w", (2, 3), "f32", np.ones((2, 3), np.float32)))
+batch = Batch(np.zeros(1, np.int32), [1], [np.zeros(0, np.float32)], np.zeros(0, np.int32))
+print(backend.compile(p.finish(x), threads=1).run(batch))
+import numba
+print("CACHE_DIR", repr(numba.config.CACHE_DIR))
+"""
+
+
+def run(program: str = RUN, **environment: str) -> str:
+    """The output of a process with only these variables set."""
+    kept = {name: os.environ[name] for name in ("PATH", "QEMU_CPU", "SYSTEMROOT", "TEMP") if name in os.environ}
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "backends")])}
+    command, variables = [sys.executable, "-c", program], kept | paths | environment
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*.nbc"))
+
+
+def test_importing_the_backend_does_not_load_numba() -> None:
+    assert run("import sys, rwkv_edge_cpu; print('numba' in sys.modules)").strip() == "False"
+
+
+def test_code_is_kept_where_the_variable_says_and_used_again(tmp_path: Path) -> None:
+    assert "[1. 1. 1.]" in run(RWKV_EDGE_CACHE=str(tmp_path / "mine"))
+    first = files(tmp_path)
+    assert first
+    stamps = [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.nbc"))]
+    assert "[1. 1. 1.]" in run(RWKV_EDGE_CACHE=str(tmp_path / "mine"))
+    assert [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.nbc"))] == stamps
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the XDG variables")
+def test_the_users_cache_directory_is_the_default(tmp_path: Path) -> None:
+    run(XDG_CACHE_HOME=str(tmp_path / "xdg"))
+    assert files(tmp_path / "xdg" / "rwkv_edge")
+    (tmp_path / "home").mkdir()
+    run(HOME=str(tmp_path / "home"))
+    assert files(tmp_path / "home" / ".cache" / "rwkv_edge")
+
+
+def test_the_host_programs_numba_settings_are_left_alone(tmp_path: Path) -> None:
+    theirs = str(tmp_path / "theirs")
+    assert f"CACHE_DIR {theirs!r}" in run(RWKV_EDGE_CACHE=str(tmp_path / "ours"), NUMBA_CACHE_DIR=theirs)
+    assert not files(tmp_path / "theirs")
+
+
+@posix
+def test_without_a_home_the_temporary_directory_is_used_and_no_home_is_made(tmp_path: Path) -> None:
+    run(HOME=str(tmp_path / "home"), TMPDIR=str(tmp_path))
+    assert not (tmp_path / "home").exists()
+    private = tmp_path / f"rwkv_edge-{os.getuid()}"
+    assert files(private)
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+
+
+@posix
+def test_a_file_in_the_way_and_no_place_at_all_only_cost_time(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    blocked = str(tmp_path / "file" / "x")
+    assert "[1. 1. 1.]" in run(HOME=blocked, RWKV_EDGE_CACHE=blocked, XDG_CACHE_HOME=blocked, TMPDIR="/proc")
+
+
+@posix
+def test_a_full_disk_only_costs_time(tmp_path: Path) -> None:
+    full = """
+import numba.core.caching as caching
+def no_space(self, name, data):
+    raise OSError(28, "No space left on device")
+caching.IndexDataCacheFile._save_data = no_space
+"""
+    assert "[1. 1. 1.]" in run(full + RUN, RWKV_EDGE_CACHE=str(tmp_path))
+
+
+def test_damaged_files_are_replaced(tmp_path: Path) -> None:
+    run(RWKV_EDGE_CACHE=str(tmp_path))
+    for path in tmp_path.rglob("*.nb?"):
+        path.write_bytes(b"\0" * path.stat().st_size)  # what a power cut leaves
+    assert "[1. 1. 1.]" in run(RWKV_EDGE_CACHE=str(tmp_path))
+    assert all(path.read_bytes().strip(b"\0") for path in tmp_path.rglob("*.nb?"))
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_directory_that_others_can_write_is_not_used(mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(mode)
+    monkeypatch.setenv(cache.OVERRIDE, str(shared))
+    found = cache.cache_directory()
+    assert found is None or shared not in found.parents
+
+
+@posix
+def test_a_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setenv(cache.OVERRIDE, str(tmp_path / "link"))
+    found = cache.cache_directory()
+    assert found is None or tmp_path / "link" not in found.parents
+
+
+@posix
+def test_a_directory_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = os.getuid()
+    (tmp_path / "theirs").mkdir(mode=0o700)
+    monkeypatch.setenv(cache.OVERRIDE, str(tmp_path / "theirs"))
+    monkeypatch.setattr(os, "getuid", lambda: mine + 1)
+    assert not cache._make_private(tmp_path / "theirs")
+
+
+def test_old_versions_are_removed_but_not_the_newest_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.OVERRIDE, str(tmp_path))
+    old = time.time() - 100 * 24 * 3600
+    for i in range(6):
+        (tmp_path / f"{cache.PREFIX}{i}").mkdir()
+        os.utime(tmp_path / f"{cache.PREFIX}{i}", (old + i, old + i))
+    (tmp_path / "something else").mkdir()
+    current = cache.cache_directory()
+    assert current is not None
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {current.name, "something else", *(f"{cache.PREFIX}{i}" for i in (3, 4, 5))}
+
+
+def test_another_version_of_the_sources_has_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "cache.py").write_text("1")
+    monkeypatch.setattr(cache, "__file__", str(package / "cache.py"))
+    first = cache._version_name()
+    (package / "kernel.py").write_text("2")
+    assert cache._version_name() != first
