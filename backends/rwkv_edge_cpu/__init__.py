@@ -36,8 +36,10 @@ class CpuBackend:
             raise BackendError(f"the cpu backend computes in fp32, not in {precision}; the numpy backend offers fp64")
         if threads is not None and threads < 1:
             raise BackendError(f"threads must be at least 1, got {threads}")
-        from rwkv_edge_cpu.executable import CpuExecutable
-
+        try:
+            from rwkv_edge_cpu.executable import CpuExecutable
+        except ImportError as error:  # installed, but for another Python or NumPy
+            raise BackendError(f"Numba cannot be loaded ({error}); repair it, or use the numpy backend") from error
         return CpuExecutable(plan, usable_cpus() if threads is None else threads)
 
 

@@ -150,24 +150,18 @@ def build(plan: p.Plan, threads: int) -> Program:
         _check_widths(op, operands)
         for column, operand in enumerate(operands):
             region[i, column], offset[i, column] = locate(operand)
-        record = records[i]
-        record[layout.BARRIER] = i > 0 and phases[i] != phases[i - 1]
-        record[layout.WIDTH] = op.out.width
-        record[layout.SHARED] = not isinstance(getattr(op, MAY_BE_SHARED.get(type(op), ""), op.out), p.Buffer)
-        record[layout.PARAMETER] = np.float64(getattr(op, "eps", getattr(op, "factor", 0.0))).view(np.int64)
-        record[layout.HEADS] = getattr(op, "n_head", 1)
-        record[layout.SLOT] = op.slot.offset if isinstance(op, p.TokenShift | p.Wkv4 | p.Wkv6 | p.Wkv7) else 0
-        record[layout.GRAIN] = lowering.grain(op)
+        _describe(records[i], op)
+        records[i, layout.BARRIER] = i > 0 and phases[i] != phases[i - 1]
+        records[i, layout.GRAIN] = lowering.grain(op)
         units[i] = lowering.units(op)
         one, several = lowering.kernel, lowering.kernel
         if isinstance(op, p.Activation):
             one = several = elementwise.ACTIVATIONS[op.kind]
-        elif isinstance(op, p.Embed):
-            _place_weight(record, op.weight, kept)
-        elif isinstance(op, p.MatMul):
-            _place_weight(record, op.weight, kept)
-            one, several = _matrix_kernel(record, op.weight.format), matmul
-            record[layout.GRAIN] = _rows_at_once(op.weight, threads)
+        if isinstance(op, p.Embed | p.MatMul):
+            _place_weight(records[i], op.weight, kept)
+        if isinstance(op, p.MatMul):
+            one, several = _matrix_kernel(records[i], op.weight.format), matmul
+            records[i, layout.GRAIN] = _rows_at_once(op.weight, threads)
         assert one is not None
         assert several is not None
         single[i], many[i] = one.address, several.address
@@ -180,6 +174,15 @@ def build(plan: p.Plan, threads: int) -> Program:
         np.array([op.out.per_output for op in plan.ops]),
         token_floats, output_floats, plan.logits, min(vocabularies, default=None), kept,
     )  # fmt: skip
+
+
+def _describe(record: NDArray[np.int64], op: p.Op) -> None:
+    """What ops of several types have in common; an op without one of these does not read it."""
+    record[layout.WIDTH] = op.out.width
+    record[layout.SHARED] = not isinstance(getattr(op, MAY_BE_SHARED.get(type(op), ""), op.out), p.Buffer)
+    record[layout.PARAMETER] = np.float64(getattr(op, "eps", getattr(op, "factor", 0.0))).view(np.int64)
+    record[layout.HEADS] = getattr(op, "n_head", 1)
+    record[layout.SLOT] = op.slot.offset if isinstance(op, p.TokenShift | p.Wkv4 | p.Wkv6 | p.Wkv7) else 0
 
 
 def _check_widths(op: p.Op, operands: list[p.Buffer | NDArray[Any]]) -> None:

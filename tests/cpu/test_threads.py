@@ -25,15 +25,15 @@ def right(executable: object) -> bool:
     return np.allclose(executable.run(batch(PLAN)), EXPECTED, rtol=1e-4, atol=1e-4)  # type: ignore[attr-defined]
 
 
-def helpers() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name.startswith("rwkv-edge-")]
+def helpers() -> set[threading.Thread]:
+    return {t for t in threading.enumerate() if t.name.startswith("rwkv-edge-")}
 
 
-def wait_until_gone(count: int) -> None:
+def wait_until_gone(threads: set[threading.Thread]) -> None:
     end = time.monotonic() + 10
-    while len(helpers()) > count and time.monotonic() < end:
+    while threads & helpers() and time.monotonic() < end:
         time.sleep(0.01)
-    assert len(helpers()) <= count
+    assert not threads & helpers()
 
 
 def test_more_threads_than_cpus_are_right_and_not_stuck() -> None:
@@ -58,24 +58,26 @@ def test_one_executable_serves_several_threads_in_turn() -> None:
 
 
 def test_close_ends_the_threads_and_may_be_called_twice() -> None:
-    before = len(helpers())
+    before = helpers()
     executable = backend.compile(PLAN, threads=3)
     assert right(executable)
-    assert len(helpers()) == before + 2
+    ours = helpers() - before
+    assert len(ours) == 2
     executable.close()
     executable.close()
-    wait_until_gone(before)
+    wait_until_gone(ours)
     with pytest.raises(BackendError):
         executable.run(batch(PLAN))
 
 
 def test_an_executable_that_nobody_holds_ends_its_threads() -> None:
-    before = len(helpers())
+    before = helpers()
     executable = backend.compile(PLAN, threads=3)
     assert right(executable)
+    ours = helpers() - before
     del executable
     gc.collect()
-    wait_until_gone(before)
+    wait_until_gone(ours)
 
 
 def test_between_steps_no_cpu_is_used() -> None:
@@ -106,7 +108,7 @@ def test_a_failure_in_a_worker_is_raised_and_the_next_run_works(monkeypatch: pyt
 
 
 def test_an_interrupt_in_the_caller_leaves_nobody_waiting() -> None:
-    before = len(helpers())
+    before = helpers()
     executable = backend.compile(PLAN, threads=3)
     assert right(executable)
     walk = executable._walk  # type: ignore[attr-defined]
@@ -117,9 +119,10 @@ def test_an_interrupt_in_the_caller_leaves_nobody_waiting() -> None:
         return int(walk(*args))
 
     executable._walk = interrupted  # type: ignore[attr-defined]
+    ours = helpers() - before
     with pytest.raises(KeyboardInterrupt):
         executable.run(batch(PLAN))
-    wait_until_gone(before)
+    wait_until_gone(ours)
     executable._walk = walk  # type: ignore[attr-defined]
     assert right(executable)
     executable.close()
