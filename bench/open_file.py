@@ -1,6 +1,6 @@
 """How long opening a large model takes, and how much private memory.
 
-    PYTHONPATH=. python bench/open_file.py [--gigabytes 3] [--layers 32] [--folder /tmp]
+    python -m bench.open_file [--gigabytes 3] [--layers 32] [--folder /tmp]
 
 Writes a sparse RWKV-7 checkpoint of about that size as .pth and as .safetensors (its numbers are holes in the file),
 opens each in a new process and prints seconds and the growth of private memory (/proc/self/smaps_rollup).

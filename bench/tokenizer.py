@@ -1,4 +1,4 @@
-"""How fast the World tokenizer is: `python bench/tokenizer.py`, one thread, CPU time, best of several runs.
+"""How fast the World tokenizer is: `python -m bench.tokenizer`, one thread, CPU time, best of several runs.
 
 Text: 0.6 MB, English and code from Python's own library, Chinese, Russian, emoji and numbers drawn from word lists with
 a fixed seed, shuffled together in blocks of 600 characters. "first" is a tokenizer that has not seen the text, "again"

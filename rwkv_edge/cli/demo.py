@@ -5,17 +5,17 @@ import sys
 
 from rwkv_edge.cli.options import add_generation_options, add_model_options, sampling_from
 from rwkv_edge.cli.run import print_stream
-from rwkv_edge.demo import MODEL_PATH, PROMPT
+from rwkv_edge.demo import MODEL_PATH, PROMPT, SAMPLING
 from rwkv_edge.model import Model
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "Continue a prompt with the small model that comes with this package; it was trained on Python source."
     parser = commands.add_parser("demo", help="continue a prompt with the bundled model", description=text)
-    parser.add_argument("-p", "--prompt", default=PROMPT, help="text to continue (default: the start of a Python class)")
+    parser.add_argument("-p", "--prompt", default=PROMPT, help="text to continue (default: the start of a Python function)")
     add_model_options(parser)
-    add_generation_options(parser)
-    parser.set_defaults(run=run, temperature=0.7, top_p=0.8, presence_penalty=0.0, frequency_penalty=0.0, seed=None)
+    add_generation_options(parser, SAMPLING)
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:

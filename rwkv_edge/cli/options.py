@@ -20,9 +20,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores this process may use)")
 
 
-def add_generation_options(parser: argparse.ArgumentParser) -> None:
+def add_generation_options(parser: argparse.ArgumentParser, defaults: Sampling | None = None) -> None:
+    defaults = defaults or Sampling()
     parser.add_argument("-n", "--max-tokens", type=int, default=256, metavar="N", help="stop after N tokens (default 256)")
-    defaults = Sampling()
     for name, text in SAMPLING_HELP.items():
         default = getattr(defaults, name)
         parser.add_argument(

@@ -1,4 +1,4 @@
-"""Golden logits of the tiny checkpoints by the official `rwkv` package: one .npz a version beside this file.
+"""Golden logits by the official `rwkv` package: one .npz for each tiny checkpoint and one for the bundled model.
 
 Run:  pip install torch rwkv  &&  python -m tests.goldens.make_logits
 
@@ -10,15 +10,19 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkv_edge.demo import MODEL_PATH
 from tests.checkpoints.tiny import VERSIONS, tiny
 
 HERE = Path(__file__).parent
 N_TOKENS = 48
+PYTHON_TEXT = b"import os\n\n\ndef main(path):\n    for name in os.lis"  # for the bundled model, whose tokens are bytes
 
 
 def golden_tokens(n_vocab: int) -> NDArray[np.int32]:
@@ -41,19 +45,26 @@ def run_official(checkpoint: str, out: str, tokens: list[int]) -> None:
     np.savez_compressed(out, tokens=np.array(tokens, np.int32), logits=np.stack(logits), **states)
 
 
+def make(weights: dict[str, Any], version: str, tokens: Iterable[int], out: Path) -> None:
+    """`weights`: name -> torch tensor."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = os.path.join(folder, "model.pth")
+        torch.save({name: tensor.float() for name, tensor in weights.items()}, checkpoint)
+        command = [sys.executable, "-m", "tests.goldens.make_logits", checkpoint, str(out), *map(str, tokens)]
+        settings = {"RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0"} | ({"RWKV_V7_ON": "1"} if version == "7" else {})
+        subprocess.run(command, check=True, env=os.environ | settings)
+
+
 def main() -> None:
     import torch
 
     for version in VERSIONS:
         weights = tiny(version)
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = os.path.join(folder, "model.pth")
-            torch.save({name: torch.from_numpy(array) for name, array in weights.items()}, checkpoint)
-            tokens = [str(t) for t in golden_tokens(len(weights["emb.weight"]))]
-            out = str(HERE / f"tiny-{version}.npz")
-            command = [sys.executable, "-m", "tests.goldens.make_logits", checkpoint, out, *tokens]
-            settings = {"RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0"} | ({"RWKV_V7_ON": "1"} if version == "7" else {})
-            subprocess.run(command, check=True, env=os.environ | settings)
+        tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+        make(tensors, version, golden_tokens(len(weights["emb.weight"])), HERE / f"tiny-{version}.npz")
+    make(torch.load(MODEL_PATH, weights_only=True), "7", PYTHON_TEXT, HERE / "demo.npz")
 
 
 if __name__ == "__main__":
