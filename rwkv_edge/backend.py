@@ -1,4 +1,4 @@
-"""What a backend is: a package that turns a Plan into something that runs. See docs of `Plan` for the ops."""
+"""What a backend is: a package that turns a Plan into something that runs. plan.py defines the ops."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol

@@ -1,4 +1,6 @@
 """Model: a file opened for use. Text or tokens in, logits or text out."""
+import os
+import re
 import threading
 import warnings
 import weakref
@@ -12,8 +14,9 @@ from numpy.typing import NDArray
 
 from rwkv_edge.arch import ModelShape, build_plan, read_shape
 from rwkv_edge.backend import Batch
-from rwkv_edge.errors import InputError
+from rwkv_edge.errors import InputError, ModelFileError
 from rwkv_edge.fingerprint import fingerprint
+from rwkv_edge.plan import MatMul
 from rwkv_edge.sampling import Sampler, Sampling, uncounted_tokens
 from rwkv_edge.state import State
 from rwkv_edge.strategy import choose_backend, parse, place
@@ -23,6 +26,10 @@ from rwkv_edge.weights import Weights, open_weights
 Tokens = Sequence[int] | NDArray[np.integer[Any]]
 END_OF_DOCUMENT = 0  # in every RWKV vocabulary: separates documents in training
 TOKENS_PER_RUN = 512  # a longer prompt goes through in pieces, which bounds the activations' memory
+PRODUCTS_PER_RUN = 100e9  # and the time until an interrupt is seen: about a second on two fast cores
+
+
+SPACE_AFTER_ASSISTANT = re.compile(r"Assistant:[^\S\n]\s*$")
 
 
 class PromptWarning(UserWarning):
@@ -50,8 +57,10 @@ class Model:
         tokenizer: Tokenizer | str | Path | None = None,
         threads: int | None = None,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise InputError(f"threads must be at least 1, got {threads}")
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise InputError(f"threads must be an integer from 1, got {threads!r}")
+        if not str(path):
+            raise ModelFileError("the path of the model is empty")
         chosen = parse(strategy)
         self.weights: Weights = open_weights(Path(path))
         self.shape: ModelShape = read_shape(self.weights)
@@ -59,14 +68,22 @@ class Model:
         self.backend_name = backend.name
         self.plan = place(build_plan(self.weights), chosen, backend)
         self._executable = backend.compile(self.plan, precision=chosen.precision, threads=threads)
+        self._weights_per_token = sum(op.weight.size for op in self.plan.ops if isinstance(op, MatMul))
         self._lock = threading.Lock()
+        self._pid = os.getpid()
         self._tokenizer = tokenizer
         self._finalizer = weakref.finalize(self, self._executable.close)
 
     def close(self) -> None:
         """Give back threads and memory; the model cannot run afterwards."""
-        with self._lock:
+        with self._turn():
             self._finalizer()
+
+    def _turn(self) -> threading.Lock:
+        """Runs take turns. A forked child gets a lock of its own: nobody there would release the parent's."""
+        if os.getpid() != self._pid:
+            self._pid, self._lock = os.getpid(), threading.Lock()
+        return self._lock
 
     def __enter__(self) -> "Model":
         return self
@@ -96,8 +113,9 @@ class Model:
     ) -> tuple[NDArray[Any], State]:
         """Feed tokens; returns (logits, state).
 
-        logits: float32 [n_vocab] after the last token, or [T, n_vocab] after each one when `full`.
-        state: the one passed in, advanced in place, or a new one. Raises InputError: no tokens, an id out of range.
+        logits: float32 (float64 of "numpy fp64") [n_vocab] after the last token, or [T, n_vocab] after each one when `full`.
+        state: the one passed in, advanced in place, or a new one; after an interrupt (KeyboardInterrupt) it is of no use.
+        Raises InputError: no tokens, an id out of range; StateError: a state of another model.
         """
         logits, states = self.forward_batch([tokens], None if state is None else [state], full)
         return logits[0], states[0]
@@ -108,32 +126,44 @@ class Model:
         """`forward` for several sequences of any lengths in one go; each needs a state of its own."""
         checked = [self._check_tokens(tokens) for tokens in sequences]
         states = [self.new_state() for _ in checked] if states is None else list(states)
-        if len(states) != len(checked) or len({id(state) for state in states}) != len(states):
-            raise InputError(f"{len(checked)} sequences need as many different states, got {len(states)}")
+        if len(states) != len(checked):
+            raise InputError(f"{len(checked)} sequences need as many states, got {len(states)}")
         for state in states:
+            if not isinstance(state, State):
+                raise InputError(f"expected a State, got {type(state).__name__}")
             state.check_fits(self.plan.slots, self.fingerprint, self._executable.state_dtype)
-        with self._lock:
+        if len({state.data.ctypes.data for state in states}) != len(states):
+            raise InputError("two sequences share a state; each needs one of its own (State.copy)")
+        with self._turn():
             if not self._finalizer.alive:
                 raise InputError(f"the model {self.weights.path} is closed")
             return self._run(checked, states, full), states
 
     def _check_tokens(self, tokens: Tokens) -> NDArray[np.int32]:
-        array = np.asarray(tokens)
-        if array.ndim != 1 or array.size == 0:
+        if isinstance(tokens, str | bytes):
+            raise InputError("expected token ids, got text; model.tokenizer.encode makes ids of it")
+        try:
+            array = np.asarray(tokens)
+        except (ValueError, OverflowError) as error:
+            raise InputError(f"expected one sequence of token ids: {error}") from error
+        if array.ndim != 1:
+            raise InputError(f"expected one sequence of token ids, got {type(tokens).__name__} of {array.ndim} axes")
+        if array.size == 0:
             raise InputError("no tokens to run: expected a sequence of at least one token id")
         if array.dtype.kind not in "iu":
-            raise InputError(f"token ids must be integers, got {array.dtype}")
+            raise InputError(f"token ids must be integers of at most 64 bits, got {array.dtype}")
         if array.min() < 0 or array.max() >= self.shape.n_vocab:
             bad = int(array[(array < 0) | (array >= self.shape.n_vocab)][0])
             raise InputError(f"token id {bad} is outside the vocabulary, 0 to {self.shape.n_vocab - 1}")
         return array.astype(np.int32)
 
     def _run(self, sequences: list[NDArray[np.int32]], states: list[State], full: bool) -> list[NDArray[Any]]:
-        """Rounds of at most TOKENS_PER_RUN tokens, shared evenly by the sequences that still have some."""
+        """Rounds of a limited number of tokens, shared evenly by the sequences that still have some."""
+        limit = min(TOKENS_PER_RUN, max(16, int(PRODUCTS_PER_RUN / self._weights_per_token)))
         logits: list[list[NDArray[Any]]] = [[] for _ in sequences]
         at = [0] * len(sequences)
         while active := [i for i, tokens in enumerate(sequences) if at[i] < len(tokens)]:
-            share = max(1, TOKENS_PER_RUN // len(active))
+            share = max(1, limit // len(active))
             pieces = [sequences[i][at[i] : at[i] + share] for i in active]
             ends = np.cumsum([len(piece) for piece in pieces])
             wanted: list[NDArray[Any]] = []
@@ -152,11 +182,12 @@ class Model:
 
     def encode_prompt(self, prompt: str | bytes) -> list[int]:
         """Token ids of a prompt; warns (PromptWarning) where the model cards say that the answer will suffer."""
-        trailing = prompt[len(prompt.rstrip()) :]
-        ending = prompt.rstrip()[-10:]
-        if trailing in (" ", b" ") and ending in ("Assistant:", b"Assistant:"):
+        if not isinstance(prompt, str | bytes):
+            raise InputError(f"the prompt must be text or bytes, got {type(prompt).__name__}")
+        end = prompt[-40:] if isinstance(prompt, str) else prompt[-40:].decode("utf-8", errors="replace")
+        if SPACE_AFTER_ASSISTANT.search(end):
             message = 'the prompt ends in "Assistant: "; leave the space out, these models expect to write it themselves'
-            warnings.warn(message, PromptWarning, stacklevel=2)
+            warnings.warn(message, PromptWarning, stacklevel=3)
         return self.tokenizer.encode(prompt)
 
     def stream_tokens(
@@ -166,15 +197,15 @@ class Model:
 
         A state that was passed in has afterwards seen everything that was yielded.
         """
-        if max_tokens < 1:
-            raise InputError(f"max_tokens must be at least 1, got {max_tokens}")
-        sampler = sampler or Sampler(Sampling())
+        if type(max_tokens) is not int or max_tokens < 1:
+            raise InputError(f"max_tokens must be an integer from 1, got {max_tokens!r}")
+        if len(tokens) == 0 and state is not None and state.tokens_seen:
+            raise InputError("the prompt is empty; a state that has seen tokens needs at least one more to go on from")
+        return self._continue(tokens, state, max_tokens, sampler or Sampler())
+
+    def _continue(self, tokens: Tokens, state: State | None, max_tokens: int, sampler: Sampler) -> Iterator[int]:
         kept = state is not None
-        if len(tokens) == 0:
-            if state is not None and state.tokens_seen:
-                raise InputError("the prompt is empty; a state that has seen tokens needs at least one more to go on from")
-            tokens = [END_OF_DOCUMENT]
-        logits, state = self.forward(tokens, state)
+        logits, state = self.forward([END_OF_DOCUMENT] if len(tokens) == 0 else tokens, state)
         for n in range(1, max_tokens + 1):
             token = sampler.sample(logits)
             if token == END_OF_DOCUMENT:
@@ -192,13 +223,14 @@ class Model:
         sampling: Sampling | None = None,
     ) -> Iterator[str]:
         """The continuation of `prompt` as pieces of text, one a token ("" while a character is not whole yet)."""
-        tokens = self.encode_prompt(prompt)
-        sampler = Sampler(sampling or Sampling(), uncounted=uncounted_tokens(self.tokenizer))
-        decoder = StreamDecoder(self.tokenizer)
-        for token in self.stream_tokens(tokens, state, max_tokens=max_tokens, sampler=sampler):
-            yield decoder.push(token)
-        if rest := decoder.finish():
-            yield rest
+        return self._pieces(self.encode_prompt(prompt), state, max_tokens, sampling)
+
+    def _pieces(
+        self, prompt: list[int], state: State | None, max_tokens: int, sampling: Sampling | None
+    ) -> Iterator[str]:
+        sampler = Sampler(sampling, uncounted=uncounted_tokens(self.tokenizer))
+        tokens = self.stream_tokens(prompt, state, max_tokens=max_tokens, sampler=sampler)  # checks its arguments now
+        return decoded(tokens, StreamDecoder(self.tokenizer))
 
     def generate(
         self,
@@ -209,4 +241,12 @@ class Model:
         sampling: Sampling | None = None,
     ) -> str:
         """The continuation of `prompt` as one text."""
-        return "".join(self.stream(prompt, state, max_tokens=max_tokens, sampling=sampling))
+        return "".join(self._pieces(self.encode_prompt(prompt), state, max_tokens, sampling))
+
+
+def decoded(tokens: Iterator[int], decoder: StreamDecoder) -> Iterator[str]:
+    """One piece of text a token, and at the end what was left of a broken character."""
+    for token in tokens:
+        yield decoder.push(token)
+    if rest := decoder.finish():
+        yield rest

@@ -237,7 +237,6 @@ Op = (
     Embed | SelectOutputs | LayerNorm | GroupNorm | L2Normalize | TokenShift | Lerp | MatMul | Add | Multiply | Scale
     | Activation | Wkv4 | Wkv6 | Wkv7 | HeadBonus
 )
-OPS: tuple[type[Any], ...] = get_args(Op)
 
 
 def inputs(op: Op) -> Iterator[Buffer]:

@@ -9,7 +9,6 @@ from rwkv_edge import registry
 from rwkv_edge.backend import Backend
 from rwkv_edge.errors import StrategyError
 from rwkv_edge.plan import Plan
-from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import Tensor
 
 # Strategy word -> (weight format, precision of activations and state); None: as stored, the backend's own.
@@ -71,11 +70,3 @@ def place(plan: Plan, strategy: Strategy, backend: Backend) -> Plan:
         return replace(tensor, format="f32", data=values)
 
     return plan.with_weights(convert)
-
-
-def weight_formats(plan: Plan) -> dict[str, int]:
-    """Format name -> bytes that the plan's matrices hold in it."""
-    sizes = dict.fromkeys(FORMATS, 0)
-    for tensor in plan.weights():
-        sizes[tensor.format] += tensor.nbytes
-    return {name: size for name, size in sizes.items() if size}

@@ -86,6 +86,16 @@ def test_a_model_with_an_unknown_vocabulary_asks_for_one(
     assert "97" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_sentence(byte_model_path: str) -> None:
+    command = [sys.executable, "-m", "rwkv_edge", "run", byte_model_path, "--strategy", "numpy", "-p", "x", "-n", "2"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_unknown_options_are_usage_errors() -> None:
     with pytest.raises(SystemExit) as caught:
         main(["run"])

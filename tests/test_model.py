@@ -1,9 +1,13 @@
 """What people do with a Model: feed, branch, save, continue, and get told what is wrong."""
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,8 +62,52 @@ def test_tokens_must_be_integers(byte_model: Model) -> None:
 
 def test_two_sequences_cannot_share_a_state(byte_model: Model) -> None:
     state = byte_model.new_state()
-    with pytest.raises(InputError, match="different states"):
-        byte_model.forward_batch([[1], [2]], [state, state])
+    same = State(state.data, state.slots, state.fingerprint)
+    for states in ([state, state], [state, same]):
+        with pytest.raises(InputError, match="share a state"):
+            byte_model.forward_batch([[1], [2]], states)
+    with pytest.raises(InputError, match="2 sequences need as many states, got 1"):
+        byte_model.forward_batch([[1], [2]], [state])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ("hi", "got text"),
+        (3, "one sequence"),
+        ([[1], [2]], "one sequence"),
+        ([[1], [1, 2]], "one sequence"),
+        ([2**70], "64 bits"),
+    ],
+)
+def test_what_is_no_sequence_of_token_ids_is_refused(byte_model: Model, tokens: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        byte_model.forward(tokens)
+
+
+def test_a_stream_checks_its_arguments_before_the_first_piece(byte_model: Model) -> None:
+    with pytest.raises(InputError, match="max_tokens"):
+        byte_model.stream("x", max_tokens=0)
+    with pytest.raises(InputError, match="text or bytes"):
+        byte_model.stream(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_forked_in_the_middle_of_a_run_can_use_the_model(byte_model: Model) -> None:
+    with byte_model._turn():  # as if another thread were running it
+        child = os.fork()
+        if child == 0:
+            logits, _ = byte_model.forward([1, 2])
+            os._exit(0 if np.isfinite(logits).all() else 1)
+    for _ in range(600):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+    assert (ended, status) == (child, 0)
 
 
 def test_an_empty_prompt_starts_a_document(byte_model: Model) -> None:
@@ -90,9 +138,15 @@ def test_generate_is_the_joined_stream_and_repeats_with_a_seed(byte_model: Model
     assert text != byte_model.generate("Hello", max_tokens=20, sampling=Sampling(seed=4, top_p=0.9))
 
 
-def test_a_space_after_assistant_is_warned_about(byte_model: Model) -> None:
-    with pytest.warns(PromptWarning, match="leave the space out"):
-        byte_model.generate("User: hi\n\nAssistant: ", max_tokens=1)
+@pytest.mark.parametrize("space", [" ", "  ", "\t", " \n", "\u3000"])
+def test_a_space_after_assistant_is_warned_about(byte_model: Model, space: str) -> None:
+    for prompt in ("User: hi\n\nAssistant:" + space, ("Assistant:" + space).encode()):
+        with pytest.warns(PromptWarning, match="leave the space out") as caught:
+            byte_model.generate(prompt, max_tokens=1)
+        assert caught[0].filename == __file__
+        with pytest.warns(PromptWarning) as caught:
+            byte_model.stream(prompt)
+        assert caught[0].filename == __file__
 
 
 @pytest.mark.parametrize("prompt", ["User: hi\n\nAssistant:", "Assistant: yes ", "Assistant:\n", b"Assistant:"])

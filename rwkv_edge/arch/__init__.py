@@ -1,6 +1,7 @@
 """Model versions: weights in, Plan out. One file a version; this one holds what all versions share."""
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from rwkv_edge.arch import rwkv4, rwkv5, rwkv6, rwkv7
 from rwkv_edge.arch.layer import Layer
@@ -27,7 +28,7 @@ def build_plan(weights: Weights) -> Plan:
     """The model as a list of ops. Raises ModelFileError where a tensor is missing, misshapen or unknown."""
     shape = read_shape(weights)
     p = PlanBuilder()
-    model = Layer(p, weights, shape)
+    model = Layer(p, weights, shape, norm_eps=weights.hints.layer_norm_eps)
     rescale = weights.hints.rescale_every_n_layers
     p.begin_layer()
     x = model.room("blocks.0").layer_norm(p.embed(model.matrix("emb", shape.n_vocab)), "ln0")
@@ -43,6 +44,7 @@ def build_plan(weights: Weights) -> Plan:
         # The file's output matrices are divided by 2 for every n layers: the stream has to follow.
         if rescale and (i + 1) % rescale == 0:
             x = p.scale(x, 0.5)
+            model = replace(model, norm_eps=model.norm_eps / 4)  # so that the norms of the halved stream are the same
     p.begin_layer()
     x = model.layer_norm(p.select_outputs(x), "ln_out")
     logits = model.matmul(x, "head", shape.n_vocab)

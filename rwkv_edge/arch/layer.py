@@ -16,12 +16,16 @@ LARGEST_VECTOR = 1 << 24  # a vector is decoded to floats, so a damaged header m
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Weights under a prefix ("blocks.3.att."), and the builder that uses them. used: names that were asked for so far."""
+    """Weights under a prefix ("blocks.3.att."), and the builder that uses them.
+
+    norm_eps: of the layer norms here.  used: names that were asked for so far.
+    """
 
     p: PlanBuilder
     weights: Weights
     shape: ModelShape
     prefix: str = ""
+    norm_eps: float = 1e-5
     used: set[str] = field(default_factory=set)
 
     def room(self, name: str) -> "Layer":
@@ -60,7 +64,7 @@ class Layer:
 
     def layer_norm(self, x: Buffer, name: str) -> Buffer:
         weight, bias = self.vector(f"{name}.weight"), self.vector(f"{name}.bias")
-        return self.p.layer_norm(x, weight, bias, self.weights.hints.layer_norm_eps)
+        return self.p.layer_norm(x, weight, bias, self.norm_eps)
 
     def group_norm(self, x: Buffer) -> Buffer:
         weight, bias = self.vector("ln_x.weight"), self.vector("ln_x.bias")

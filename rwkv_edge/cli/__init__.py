@@ -29,6 +29,11 @@ def _show_warning(message: Warning | str, category: type[Warning], *rest: object
     print(f"rwkv-edge: note: {message}", file=sys.stderr)
 
 
+def _drop_output() -> None:
+    """What is still in the buffer would raise again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own); returns the exit code."""
     args = parser().parse_args(argv)
@@ -47,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(file=sys.stderr)
             return 130
         except BrokenPipeError:  # the reader of our output went away, which is its right
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             return 0
+        except OSError as error:
+            print(f"rwkv-edge: the output cannot be written: {error.strerror or error}", file=sys.stderr)
+            _drop_output()
+            return 1
     return 0

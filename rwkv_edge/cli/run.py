@@ -39,10 +39,11 @@ def read_prompt(prompt: str | None) -> bytes:
 
 def print_stream(model: Model, prompt: bytes, max_tokens: int, sampling: Sampling, *, stats: bool) -> None:
     """Print the prompt and its continuation as it comes; then, with `stats`, the speed."""
+    continuation = model.stream(prompt, max_tokens=max_tokens, sampling=sampling)  # refuses what it cannot do at once
     print(prompt.decode("utf-8", errors="replace"), end="", flush=True)
     start = first = time.perf_counter()
     pieces = 0
-    for piece in model.stream(prompt, max_tokens=max_tokens, sampling=sampling):
+    for piece in continuation:
         if not pieces:
             first = time.perf_counter()
         pieces += 1
