@@ -3,10 +3,11 @@
 `ROWS` for weights that lie row by row, `COLUMNS` for transposed views (LoRA matrices): a sum of x[i] * weight[:, i].
 """
 # mypy: allow-untyped-defs, disable-error-code="call-arg"
+from rwkv_edge_cpu.column_ir import column_sums
 from rwkv_edge_cpu.intrinsics import floats, int64s
 from rwkv_edge_cpu.jit import REDUCTION, Kernel, kernel
 from rwkv_edge_cpu.layout import N_FIELDS, N_IN, OUT, STRIDE_IN, STRIDE_OUT, WEIGHT, A
-from rwkv_edge_cpu.vector_ir import column_sums, dot_q8_0_blocks, plain_dot
+from rwkv_edge_cpu.vector_ir import dot_q8_0_blocks, plain_dot
 
 f32_dot, f16_dot, bf16_dot = plain_dot("f32"), plain_dot("f16"), plain_dot("bf16")
 f32_columns, f16_columns, bf16_columns = column_sums("f32"), column_sums("f16"), column_sums("bf16")
