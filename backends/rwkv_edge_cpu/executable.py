@@ -51,6 +51,7 @@ class CpuExecutable:
         self._threads = threads
         self._state_size = plan.state_size
         self._program: program.Program | None = program.build(plan, threads)
+        self._n_ops = len(self._program.records)
         self._n_barriers = int(self._program.records[:, layout.BARRIER].sum())
         self._walk = compiled_walk()
         self._shape: tuple[int, int, int] | None = None
@@ -58,6 +59,12 @@ class CpuExecutable:
         self._workplace: Workplace | None = None
         self._lock = threading.Lock()
         self._pid = os.getpid()
+        self._times: NDArray[np.int64] | None = None
+
+    def keep_times(self) -> NDArray[np.int64]:
+        """For bench.profile: runs write their times here from now on, see `walk`; [threads, 2 * ops + 1], in CLOCK_TICKS."""
+        self._times = np.zeros((self._threads, 2 * self._n_ops + 1), np.int64)
+        return self._times
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         """Raises InputError for a batch that does not fit the plan, BackendError when closed or when a thread fails."""
@@ -92,10 +99,12 @@ class CpuExecutable:
         walk, workers = self._walk, self._threads
         control, scratch, arrived = place.control, place.scratch, place.arrived
         control[layout.COUNTERS :] = 0
+        times = self._times
         common = records.ctypes.data, len(records), frame.ctypes.data, control.ctypes.data
 
         def work(worker: int) -> None:
-            walk(*common, scratch[worker].ctypes.data, worker, workers, arrived)
+            noted = 0 if times is None else times[worker].ctypes.data
+            walk(*common, scratch[worker].ctypes.data, worker, workers, arrived, noted)
 
         try:
             place.team.run(work)
