@@ -4,6 +4,8 @@ import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.background import summary
+
 
 def cores() -> int:
     """How many this process may use."""
@@ -17,9 +19,9 @@ def use_cores(count: int) -> None:
 
 
 def describe() -> str:
+    """Asked for at the end of a measurement."""
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{processor()}, {cores()} cores, {platform.system()}, Python {platform.python_version()}, {now}{load}"
+    return f"{processor()}, {cores()} cores, {platform.system()}, Python {platform.python_version()}, {now}; {summary()}"
 
 
 def processor() -> str:
