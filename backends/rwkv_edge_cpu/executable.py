@@ -1,6 +1,7 @@
 """A compiled Plan: memory, threads, and the checks that compiled code does not make."""
 import os
 import threading
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -13,6 +14,8 @@ from rwkv_edge.backend import Batch
 from rwkv_edge.errors import BackendError, InputError
 from rwkv_edge_cpu import layout, program
 from rwkv_edge_cpu.interpreter import compiled_walk
+from rwkv_edge_cpu.intrinsics import CLOCK_TICKS
+from rwkv_edge_cpu.pace import Pace
 from rwkv_edge_cpu.team import Team
 
 CACHE_LINE = 64
@@ -57,6 +60,7 @@ class CpuExecutable:
         self._shape: tuple[int, int, int] | None = None
         self._token_memory = self._output_memory = aligned(0)
         self._workplace: Workplace | None = None
+        self._pace = Pace(threads)
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._times: NDArray[np.int64] | None = None
@@ -96,22 +100,27 @@ class CpuExecutable:
     def _step(self, records: NDArray[np.int64], frame: NDArray[np.int64]) -> None:
         place = self._workplace or Workplace.make(self._threads, len(records))
         self._workplace = None  # until all went well
-        walk, workers = self._walk, self._threads
+        walk, workers = self._walk, self._pace.workers
         control, scratch, arrived = place.control, place.scratch, place.arrived
-        control[layout.COUNTERS :] = 0
+        control[layout.WAITED :] = 0
         times = self._times
         common = records.ctypes.data, len(records), frame.ctypes.data, control.ctypes.data
 
         def work(worker: int) -> None:
+            if worker >= workers:
+                return
             noted = 0 if times is None else times[worker].ctypes.data
             walk(*common, scratch[worker].ctypes.data, worker, workers, arrived, noted)
 
+        begin = time.perf_counter()
         try:
-            place.team.run(work)
+            place.team.run(work, workers)
         except BaseException:
             place.team.close()
             raise
-        place.arrived += workers * (self._n_barriers + 1)
+        self._pace.step_done(control[layout.WAITED] / CLOCK_TICKS, time.perf_counter() - begin)
+        if workers > 1:  # one alone does not count arrivals
+            place.arrived += workers * (self._n_barriers + 1)
         self._workplace = place
 
     def _bind(self, program: program.Program, shape: tuple[int, int, int]) -> None:

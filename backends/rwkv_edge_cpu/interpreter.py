@@ -6,26 +6,31 @@ from typing import Any
 import numba
 from numba import types
 
-from rwkv_edge_cpu.intrinsics import call_kernel, clock, fetch_add, int64s, load_acquire, pause, yield_core
+from rwkv_edge_cpu.intrinsics import CLOCK_TICKS, call_kernel, clock, fetch_add, int64s, load_acquire, pause, yield_core
 from rwkv_edge_cpu.jit import ELEMENTWISE, compiled, inlined
-from rwkv_edge_cpu.layout import ABORT, ARRIVED, BARRIER, COUNTERS, GRAIN, KERNEL, N_FIELDS, UNITS
+from rwkv_edge_cpu.layout import ABORT, ARRIVED, BARRIER, COUNTERS, GRAIN, KERNEL, N_FIELDS, UNITS, WAITED
 
-SPINS = 100  # before giving the core away: about a microsecond
+SPINS = 100  # before looking at the clock: about a microsecond
+PATIENCE = CLOCK_TICKS // 30_000  # before giving the core away, which on a busy machine is for milliseconds
 WALK_SIGNATURE = types.int64(*[types.int64] * 9)
 
 
 @inlined
 def all_here(control, target):
-    """Wait until `target` arrivals have been counted; False when the run was aborted."""
-    spins = 0
+    """Wait until `target` arrivals have been counted; False when the run was aborted. Long waits are added to WAITED."""
+    spins, since = 0, 0
     while load_acquire(control + 8 * ARRIVED) < target:
         if load_acquire(control + 8 * ABORT) != 0:
             return False
         if spins < SPINS:
             spins += 1
             pause()
-        else:
+        elif since == 0:
+            since = clock()
+        elif clock() - since > PATIENCE:
             yield_core()
+    if since:
+        fetch_add(control + 8 * WAITED, clock() - since)
     return True
 
 

@@ -1,0 +1,37 @@
+"""How many threads take part in a step: fewer while other processes need the cores.
+
+A thread that the system has taken off its core holds up all others at the next barrier. One thread fewer, on the cores that
+are free, is then faster than all of them.
+"""
+from dataclasses import dataclass
+
+TOO_MUCH = 0.35  # of a step's time spent in long waits, summed over the threads: a third of a thread is wasted
+SMOOTHING = 0.25  # one bad step alone changes nothing
+REST, LONGEST_REST = 8, 64  # steps until one more thread is tried again; doubled each time that it fails
+
+
+@dataclass(slots=True)
+class Pace:
+    """workers: of the next step, at most `most`."""
+
+    most: int
+    workers: int = 0
+    waste: float = 0.0
+    rest: int = REST
+    until_trial: int = 0
+
+    def __post_init__(self) -> None:
+        self.workers = self.most
+
+    def step_done(self, waited: float, elapsed: float) -> None:
+        """waited: seconds that the workers of this step spent in long waits, all together; elapsed: seconds of the step."""
+        self.waste += SMOOTHING * (min(1.0, waited / elapsed) - self.waste)
+        if self.workers > 1 and self.waste > TOO_MUCH:
+            self.rest = min(2 * self.rest, LONGEST_REST)
+            self.workers, self.waste, self.until_trial = self.workers - 1, 0.0, self.rest
+        elif self.workers < self.most:
+            self.until_trial -= 1
+            if self.until_trial <= 0:  # on trial: two bad steps are enough
+                self.workers, self.waste, self.until_trial = self.workers + 1, 0.6 * TOO_MUCH, self.rest
+        elif self.waste < 0.1 * TOO_MUCH:
+            self.rest = REST
