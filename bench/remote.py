@@ -42,6 +42,7 @@ class Remote:
         if not line:
             self.log.seek(0)
             last = self.log.read().strip().splitlines()[-1:] or ["no message"]
+            self.close()
             raise RuntimeError(f"{self.engine} with {self.path.name} ended: {last[0]}")
         self.answered = time.perf_counter()
         self._signal("SIGSTOP")
@@ -53,7 +54,7 @@ class Remote:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()
         self.log.close()
 
     def __enter__(self) -> "Remote":
