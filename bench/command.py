@@ -8,6 +8,7 @@ from bench.engines import ENGINES, engine
 from bench.machine import cores
 from bench.model_facts import ModelFacts
 from bench.remote import Remote
+from bench.table import Row
 
 
 def arguments(doc: str | None, rounds: int = 5) -> argparse.ArgumentParser:
@@ -58,3 +59,21 @@ def opened(
                 except RuntimeError as error:
                     notes.append(f"{error}.")
         yield remotes
+
+
+def advantage(remotes: Sequence[Remote], rates: Sequence[float]) -> list[str | None]:
+    """How many times as fast ours is as each peer on as many threads."""
+    pairs = list(zip(remotes, rates, strict=True))
+    ours = {remote.threads: rate for remote, rate in pairs if remote.engine == "ours"}
+    return [
+        f"{ours[remote.threads] / rate:.2f}x" if remote.engine != "ours" and remote.threads in ours else None
+        for remote, rate in pairs
+    ]
+
+
+def memory_columns(used: dict[str, int], facts: ModelFacts) -> Row:
+    """used: the worker's answer to "memory", empty where the system does not tell."""
+    if not used:
+        return {}
+    peak, private = used["peak"] / 1e6, used["private"] / 1e6
+    return {"peak MB": peak, "over file MB": peak - facts.file_bytes / 1e6, "private MB": private}

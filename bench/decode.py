@@ -9,7 +9,7 @@ memory with the mapped file in it, "private" what is not the file.
 import argparse
 from pathlib import Path
 
-from bench.command import arguments, opened, thread_counts
+from bench.command import advantage, arguments, memory_columns, opened, thread_counts
 from bench.engines import engine
 from bench.model_facts import ModelFacts, model_facts
 from bench.remote import Remote
@@ -38,23 +38,20 @@ def measure(path: Path, chosen: argparse.Namespace, notes: list[str]) -> list[Ro
         read = dict(zip(counts, rates, strict=False))
         memory = [remote.call("memory") for remote in remotes]
     rates = rates[len(counts) :]
-    ours = {remote.threads: rate for remote, rate in zip(remotes, rates, strict=True) if remote.engine == "ours"}
+    ours = advantage(remotes, rates)
     rows: list[Row] = []
-    for remote, rate, used in zip(remotes, rates, memory, strict=True):
+    for remote, rate, ratio, used in zip(remotes, rates, ours, memory, strict=True):
         speed = rate * facts.bytes_per_token / 1e9
-        is_ours = remote.engine == "ours" or remote.threads not in ours
         rows.append(
             {
                 "file": path.name,
                 "engine": engine(remote.engine).TITLE,
                 "threads": str(remote.threads),
                 "tok/s": rate,
-                "ours is": None if is_ours else f"{ours[remote.threads] / rate:.2f}x",
+                "ours is": ratio,
                 "GB/s": speed,
                 "of read": f"{100 * speed / read[remote.threads]:.0f} % of {read[remote.threads]:.1f}",
-                "peak MB": used["peak"] / 1e6 if used else None,
-                "over file MB": (used["peak"] - facts.file_bytes) / 1e6 if used else None,
-                "private MB": used["private"] / 1e6 if used else None,
+                **memory_columns(used, facts),
             }
         )
     return rows

@@ -7,7 +7,7 @@
 import argparse
 from pathlib import Path
 
-from bench.command import arguments, opened, thread_counts
+from bench.command import advantage, arguments, memory_columns, opened, thread_counts
 from bench.engines import engine
 from bench.model_facts import model_facts
 from bench.rounds import interleave
@@ -20,22 +20,17 @@ def measure(path: Path, chosen: argparse.Namespace, notes: list[str]) -> list[Ro
     with opened(chosen, facts, thread_counts(chosen), notes) as remotes:
         rates = interleave(remotes, lambda r: len(tokens) / float(r.call("prompt", tokens=tokens)), chosen.rounds)
         memory = [remote.call("memory") for remote in remotes]
-    ours = {remote.threads: rate for remote, rate in zip(remotes, rates, strict=True) if remote.engine == "ours"}
     return [
         {
             "file": path.name,
             "engine": engine(remote.engine).TITLE,
             "threads": str(remote.threads),
             "tok/s": rate,
-            "ours is": None
-            if remote.engine == "ours" or remote.threads not in ours
-            else f"{ours[remote.threads] / rate:.2f}x",
+            "ours is": ratio,
             "GMAC/s": rate * facts.prompt_macs / 1e9,
-            "peak MB": used["peak"] / 1e6 if used else None,
-            "over file MB": (used["peak"] - facts.file_bytes) / 1e6 if used else None,
-            "private MB": used["private"] / 1e6 if used else None,
+            **memory_columns(used, facts),
         }
-        for remote, rate, used in zip(remotes, rates, memory, strict=True)
+        for remote, rate, ratio, used in zip(remotes, rates, advantage(remotes, rates), memory, strict=True)
     ]
 
 

@@ -10,14 +10,15 @@ import argparse
 import tempfile
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from bench.command import arguments, options, thread_counts, usable
+from bench.command import arguments, memory_columns, options, thread_counts, usable
 from bench.engines import engine
 from bench.model_facts import ModelFacts, model_facts
 from bench.remote import Remote
 from bench.table import Row, report
 
-Sample = dict[str, float]
+Sample = dict[str, Any]  # column -> number
 
 
 def start(name: str, facts: ModelFacts, threads: int, chosen: argparse.Namespace, cache: str) -> Sample:
@@ -26,10 +27,7 @@ def start(name: str, facts: ModelFacts, threads: int, chosen: argparse.Namespace
         remote.call("prompt", tokens=facts.tokens(1))
         sample = {f"{what} s": seconds for what, seconds in remote.times.items()}
         sample["first token s"] = remote.answered - remote.start
-        if used := remote.call("memory"):
-            sample["over file MB"] = (used["peak"] - facts.file_bytes) / 1e6
-            sample["private MB"] = used["private"] / 1e6
-    return sample
+        return sample | memory_columns(remote.call("memory"), facts)
 
 
 def measure(path: Path, chosen: argparse.Namespace, notes: list[str]) -> list[Row]:
