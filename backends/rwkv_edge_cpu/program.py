@@ -90,7 +90,7 @@ class Program:
 
     records: int64 [ops, N_FIELDS].  single, many: kernel addresses for one row and for more.
     region, offset: where operands lie.  token_floats, output_floats: activation memory per token and per output.
-    kept: arrays whose addresses are in the records.
+    kept: arrays whose addresses are in the records.  result_fields: where in the flat records the logits' address goes.
     """
 
     records: NDArray[np.int64]
@@ -107,6 +107,7 @@ class Program:
     logits: p.Buffer
     n_vocab: int | None
     kept: list[NDArray[Any]]
+    result_fields: list[int]
 
     def bind(self, n_tokens: int, n_outputs: int, n_segments: int, tokens_at: int, outputs_at: int) -> None:
         """Fill in the addresses and amounts for runs of this shape; `result` is still to be set."""
@@ -121,7 +122,9 @@ class Program:
 
     def set_result(self, address: int) -> None:
         """Where this run's logits go."""
-        self.records[:, layout.OPERANDS][self.region == RESULT] = address
+        flat = self.records.reshape(-1)
+        for field in self.result_fields:
+            flat[field] = address
 
 
 def build(plan: p.Plan, threads: int) -> Program:
@@ -179,6 +182,7 @@ def build(plan: p.Plan, threads: int) -> Program:
         np.array([per == "segment" for per in pers]),
         np.array([op.out.per_output for op in plan.ops]),
         token_floats, output_floats, plan.logits, min(vocabularies, default=None), kept,
+        [int(i) * layout.N_FIELDS + layout.OUT + int(j) for i, j in np.argwhere(region == RESULT)],
     )  # fmt: skip
 
 
