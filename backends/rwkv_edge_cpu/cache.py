@@ -36,7 +36,7 @@ def cache_directory(isa: str = "") -> Path | None:
     return None
 
 
-def _version_name(isa: str) -> str | None:
+def _version_name(isa: str = "") -> str | None:
     digest = hashlib.sha256(f"{version('numba')} {version('llvmlite')} {sys.version} {isa}".encode())
     try:
         for source in sorted(Path(__file__).parent.glob("*.py")):
