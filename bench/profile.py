@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rwkv_edge_cpu import layout
 from rwkv_edge_cpu.executable import CpuExecutable
 from rwkv_edge_cpu.intrinsics import CLOCK_TICKS
+from rwkv_edge_cpu.quantize_op import with_bytes
 from rwkv_edge_cpu.schedule import in_phases
 
 from rwkv_edge import Model
@@ -95,7 +96,7 @@ def main() -> None:
     parser.add_argument("--by", choices=["shape", "kind"], default="shape")
     arguments = parser.parse_args()
     with Model(arguments.model, "cpu", threads=arguments.threads) as model:
-        ops = in_phases(model.plan)[0].ops
+        ops = in_phases(with_bytes(model.plan))[0].ops
         for n, steps in ((1, arguments.steps), (arguments.tokens, 3)):
             if n == 0:
                 continue

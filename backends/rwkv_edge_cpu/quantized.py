@@ -59,6 +59,13 @@ def tiles_of(record, frame, scratch, begin, end):
     """A: activation rows as bytes. Rows of the weight are unpacked once, a tile at a time, for all of these."""
     r = int64s(record, N_FIELDS)
     tile_rows, tile_tokens = tile_shape()
+    if r[ROWS] < tile_tokens:  # unpacking would take longer than it saves
+        for i in range(begin, end):
+            for t in range(r[ROWS]):
+                floats(r[OUT] + 4 * t * r[WIDTH], end)[i] = dot_row(
+                    r[WEIGHT] + i * r[STRIDE_OUT], r[A] + t * r[X_STRIDE], r[N_IN]
+                )
+        return
     codes = scratch
     scales = codes + tile_rows * TILE_WIDTH
     offsets = scales + tile_rows * TILE_WIDTH // 4
@@ -70,11 +77,11 @@ def tiles_of(record, frame, scratch, begin, end):
             for i in range(tile_rows):  # rows that are not there: the last one again
                 source = r[WEIGHT] + (row + min(i, n_rows - 1)) * r[STRIDE_OUT] + k // BLOCK_SIZE * BLOCK_BYTES
                 unpack_row(source, n // BLOCK_SIZE, codes + 4 * i, scales + 4 * i, offsets + 4 * i)
-            for t in range(0, r[ROWS], tile_tokens):
-                n_tokens = min(tile_tokens, r[ROWS] - t)
+            for begin_t in range(0, r[ROWS], tile_tokens):
+                t = min(begin_t, r[ROWS] - tile_tokens)  # the last tile of tokens overlaps the one before
                 x = r[A] + t * r[X_STRIDE]
-                multiply_tile(codes, scales, offsets, x, r[X_STRIDE], r[N_IN], k // 32, n_tokens - 1, n // 32, sums)
-                for j in range(n_tokens):
+                multiply_tile(codes, scales, offsets, x, r[X_STRIDE], r[N_IN], k // 32, n // 32, sums)
+                for j in range(begin_t - t, tile_tokens):
                     out = floats(r[OUT] + 4 * ((t + j) * r[WIDTH] + row), n_rows)
                     total = floats(sums + 4 * tile_rows * j, n_rows)
                     for i in range(n_rows):
@@ -105,7 +112,7 @@ def row_kernel(format: str) -> Kernel:
 @cache
 def tile_kernel(format: str) -> Kernel:
     """For several rows x."""
-    names = {"unpack_row": block_unpack(format), "multiply_tile": block_tile(format)}
+    names = {"dot_row": block_dot(format), "unpack_row": block_unpack(format), "multiply_tile": block_tile(format)}
     return kernel(REDUCTION)(_specialized(tiles_of, format, **names))
 
 

@@ -48,45 +48,42 @@ def block_unpack(name: str) -> Any:
 
 
 def block_tile(name: str) -> Any:
-    """An intrinsic tile(codes, scales, offsets, x, x_stride, n, first, last, runs, sums).
+    """An intrinsic tile(codes, scales, offsets, x, x_stride, n, first, runs, sums).
 
-    sums[j, i] = row i of the tile times activation row min(j, last): isa.tokens by isa.rows sums over `runs` runs.
+    sums[j, i] = row i of the tile times activation row j: isa.tokens by isa.rows sums over `runs` runs.
     x: address of the first activation row [n]; the tile begins at run `first` of it.
     """
 
     @intrinsic
-    def tile(typingctx, codes, scales, offsets, x, x_stride, n, first, last, runs, sums):
+    def tile(typingctx, codes, scales, offsets, x, x_stride, n, first, runs, sums):
         def codegen(context, b, signature, args):
-            codes, scales, offsets, x, x_stride, n, first, last, runs, sums = args
+            codes, scales, offsets, x, x_stride, n, first, runs, sums = args
             rows, tokens = isa.chosen().rows, isa.chosen().tokens
-            columns = []
-            for j in range(tokens):
-                index = ir.Constant(I64, j)
-                index = b.select(b.icmp_signed("<", index, last), index, last)
-                columns.append(b.add(x, b.mul(x_stride, index)))
-            totals = [cgutils.alloca_once_value(b, constant(vector(F32, rows), 0.0)) for _ in columns]
+            totals = [cgutils.alloca_once_value(b, constant(vector(F32, rows), 0.0)) for _ in range(tokens)]
             with cgutils.for_range(b, runs, intp=I64) as loop:
-                _add_run(b, name, (codes, scales, offsets), columns, n, first, loop.index, totals)
+                _add_run(b, name, (codes, scales, offsets), x, x_stride, n, first, loop.index, totals)
             for j, total in enumerate(totals):
                 store(b, b.load(total), offset(b, sums, 4 * rows * j))
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 10), codegen
+        return types.void(*[types.int64] * 9), codegen
 
     return tile
 
 
-def _add_run(b, name, weights, columns, n, first, index, totals):
+def _add_run(b, name, weights, x, x_stride, n, first, index, totals):
     """Add the products of run `index` of the tile."""
     codes, scales, offsets = weights
     format, rows = BLOCKS[name], isa.chosen().rows
     kind = vector(F32, rows)
     groups, words = RUN // format.group, format.group // 4
     run = b.add(first, index)
-    x_bytes = at(b, columns[0], run, RUN)
-    deltas = [b.sub(column, columns[0]) for column in columns]
+    x_bytes = at(b, x, run, RUN)
+    # Few different registers, so that all addresses fit: a base for every third row, one stride.
+    bases = [b.mul(x_stride, ir.Constant(I64, j)) for j in range(0, len(totals), 3)]
+    deltas = [b.add(bases[j // 3], b.mul(x_stride, ir.Constant(I64, j % 3))) for j in range(len(totals))]
     x_scales, x_sums, x_origins = (
-        at(b, part_of(b, columns[0], n, part), run, step)
+        at(b, part_of(b, x, n, part), run, step)
         for part, step in ((SCALES, 4), (SUMS, 4 * groups), (ORIGINS, 4 * groups))
     )
     for group in range(groups):
