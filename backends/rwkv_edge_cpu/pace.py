@@ -5,7 +5,7 @@ are free, is then faster than all of them.
 """
 from dataclasses import dataclass
 
-TOO_MUCH = 0.35  # of a step's time spent in long waits, summed over the threads: a third of a thread is wasted
+THREADS_WORTH, LEAST = 0.7, 0.2  # of waiting: a thread's part of the work, nearly; what uneven work alone can come to
 SMOOTHING = 0.25  # one bad step alone changes nothing
 REST, LONGEST_REST = 8, 64  # steps until one more thread is tried again; doubled each time that it fails
 
@@ -24,14 +24,19 @@ class Pace:
         self.workers = self.most
 
     def step_done(self, waited: float, elapsed: float) -> None:
-        """waited: seconds that the workers of this step spent in long waits, all together; elapsed: seconds of the step."""
-        self.waste += SMOOTHING * (min(1.0, waited / elapsed) - self.waste)
-        if self.workers > 1 and self.waste > TOO_MUCH:
+        """waited: seconds that the workers of this step spent in long waits, all together; elapsed: seconds of the step.
+
+        One that is held up makes all others wait.
+        """
+        share = waited / (max(1, self.workers - 1) * elapsed)
+        self.waste += SMOOTHING * (min(1.0, share) - self.waste)
+        too_much = max(THREADS_WORTH / self.workers, LEAST)
+        if self.workers > 1 and self.waste > too_much:
             self.rest = min(2 * self.rest, LONGEST_REST)
             self.workers, self.waste, self.until_trial = self.workers - 1, 0.0, self.rest
         elif self.workers < self.most:
             self.until_trial -= 1
-            if self.until_trial <= 0:  # on trial: two bad steps are enough
-                self.workers, self.waste, self.until_trial = self.workers + 1, 0.6 * TOO_MUCH, self.rest
-        elif self.waste < 0.1 * TOO_MUCH:
+            if self.until_trial <= 0:  # on trial: a bad step or two are enough
+                self.workers, self.waste, self.until_trial = self.workers + 1, too_much / 2, self.rest
+        elif self.waste < 0.1 * too_much:
             self.rest = REST

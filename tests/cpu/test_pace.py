@@ -6,7 +6,7 @@ from rwkv_edge_cpu.pace import LONGEST_REST, Pace
 
 from tests.cpu.plans import batch, deep_plan
 
-QUIET, BUSY = (0.0, 1.0), (1.0, 1.0)  # waited, elapsed
+QUIET, BUSY = (0.0, 1.0), (3.0, 1.0)  # waited, elapsed
 
 
 def steps_until(pace: Pace, workers: int, step: tuple[float, float], most: int = 1000) -> int:
@@ -39,10 +39,11 @@ def test_trials_on_a_busy_machine_are_rare_and_short() -> None:
 
 
 def test_short_waits_leave_all_at_work() -> None:
-    pace = Pace(3)
-    for _ in range(100):
-        pace.step_done(0.2, 1.0)
-    assert pace.workers == 3
+    for workers in (2, 3, 8):
+        pace = Pace(workers)
+        for _ in range(100):
+            pace.step_done(0.15 * (workers - 1), 1.0)  # of each but the last to come
+        assert pace.workers == workers
 
 
 @pytest.mark.skipif(not backend.availability().available, reason=backend.availability().reason)
