@@ -43,23 +43,27 @@ def label(op: Op, by: str) -> str:
 
 
 def measure(model: Model, tokens: NDArray[np.int32], steps: int) -> tuple[NDArray[np.float64], float]:
-    """(times [steps, threads, 2 * ops + 1] in microseconds, median microseconds around the walk)."""
+    """(times [steps, threads, 2 * ops + 1] in microseconds, median microseconds around the walk).
+
+    NaN for threads that were left out of a step because the machine was busy.
+    """
     executable = model._executable
     assert isinstance(executable, CpuExecutable), "bench.profile knows the cpu backend only"
     times = executable.keep_times()
     state = model.new_state()
     kept, outside = [], []
     for _ in range(steps + 2):
+        times[:] = 0
         begin = time.perf_counter()
         model.forward(tokens, state)
         wall = 1e6 * (time.perf_counter() - begin)
-        kept.append(times * (1e6 / CLOCK_TICKS))
+        kept.append(np.where(times == 0, np.nan, times * (1e6 / CLOCK_TICKS)))
         outside.append(wall - (kept[-1][0, -1] - kept[-1][0, 0]))
     return np.array(kept[2:]), float(np.median(outside[2:]))
 
 
 def lines(ops: tuple[Op, ...], barriers: NDArray[np.int64], times: NDArray[np.float64], by: str) -> dict[str, Line]:
-    spent = np.median(np.diff(times, axis=2).mean(axis=1), axis=0)
+    spent = np.median(np.nanmean(np.diff(times, axis=2), axis=1), axis=0)
     table: dict[str, Line] = defaultdict(Line)
     for i, op in enumerate(ops):
         line = table[label(op, by)]
@@ -102,8 +106,10 @@ def main() -> None:
                 continue
             times, outside = measure(model, np.arange(1, n + 1, dtype=np.int32), steps)
             program = model._executable._program  # type: ignore[attr-defined]
+            took_part = float((~np.isnan(times[:, :, 0])).sum(axis=1).mean())
             table = lines(ops, program.records[:, layout.BARRIER], times, arguments.by)
-            show("one token" if n == 1 else f"{n} tokens", table, outside, n)
+            title = "one token" if n == 1 else f"{n} tokens"
+            show(f"{title}, {took_part:.1f} of {times.shape[1]} threads", table, outside, n)
 
 
 if __name__ == "__main__":
