@@ -64,7 +64,7 @@ class CpuExecutable:
         self._shape: tuple[int, int, int] | None = None
         self._token_memory = self._output_memory = aligned(0)
         self._workplace: Workplace | None = None
-        self._pace = Pace(threads)
+        self._paces = Pace(threads), Pace(threads)  # of single tokens, which wait for memory, and of more, which calculate
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._times: NDArray[np.int64] | None = None
@@ -98,13 +98,13 @@ class CpuExecutable:
         self._bind(program, inputs.shape)
         result = np.empty((inputs.shape[1 if program.logits.per_output else 0], program.logits.width), np.float32)
         program.set_result(address(result))
-        self._step(address(inputs.frame))
+        self._step(address(inputs.frame), self._paces[inputs.shape[0] > 1])
         return result
 
-    def _step(self, frame: int) -> None:
+    def _step(self, frame: int, pace: Pace) -> None:
         place = self._workplace or Workplace.make(self._threads, self._n_ops)
         self._workplace = None  # until all went well
-        walk, workers = self._walk, self._pace.workers
+        walk, workers = self._walk, pace.workers
         control, scratch_at, arrived = place.control, place.scratch_at, place.arrived
         control[layout.WAITED :] = 0
         times = self._times
@@ -122,7 +122,7 @@ class CpuExecutable:
         except BaseException:
             place.team.close()
             raise
-        self._pace.step_done(control[layout.WAITED] / CLOCK_TICKS, time.perf_counter() - begin)
+        pace.step_done(control[layout.WAITED] / CLOCK_TICKS, time.perf_counter() - begin)
         if workers > 1:  # one alone does not count arrivals
             place.arrived += workers * (self._n_barriers + 1)
         self._workplace = place

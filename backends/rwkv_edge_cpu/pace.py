@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 THREADS_WORTH, LEAST = 0.7, 0.2  # of waiting: a thread's part of the work, nearly; what uneven work alone can come to
 SMOOTHING = 0.25  # one bad step alone changes nothing
-REST, LONGEST_REST = 8, 64  # steps until one more thread is tried again; doubled each time that it fails
+REST, LONGEST_REST = 0.05, 1.6  # seconds until one more thread is tried again; doubled each time that it fails
 
 
 @dataclass(slots=True)
@@ -17,8 +17,8 @@ class Pace:
     most: int
     workers: int = 0
     waste: float = 0.0
-    rest: int = REST
-    until_trial: int = 0
+    rest: float = REST
+    until_trial: float = 0.0
 
     def __post_init__(self) -> None:
         self.workers = self.most
@@ -35,7 +35,7 @@ class Pace:
             self.rest = min(2 * self.rest, LONGEST_REST)
             self.workers, self.waste, self.until_trial = self.workers - 1, 0.0, self.rest
         elif self.workers < self.most:
-            self.until_trial -= 1
+            self.until_trial -= elapsed
             if self.until_trial <= 0:  # on trial: a bad step or two are enough
                 self.workers, self.waste, self.until_trial = self.workers + 1, too_much / 2, self.rest
         elif self.waste < 0.1 * too_much:
