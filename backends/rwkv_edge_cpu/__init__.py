@@ -6,8 +6,7 @@ from importlib.util import find_spec
 from rwkv_edge.backend import Availability, Executable
 from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import Plan
-
-FORMATS = frozenset({"f32", "f16", "bf16", "q8_0"})  # what kernels exist for; see decode.py and matvec.py
+from rwkv_edge.quant.formats import FORMATS
 
 
 class CpuBackend:

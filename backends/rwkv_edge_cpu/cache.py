@@ -20,12 +20,12 @@ PREFIX = "cpu-"
 KEPT, KEPT_FOR = 3, 7 * 24 * 3600.0  # older versions' directories: the newest few stay, and all younger than so many seconds
 
 
-def cache_directory() -> Path | None:
-    """The directory for this version's code, made if need be; None: keep nothing.
+def cache_directory(isa: str = "") -> Path | None:
+    """The directory for this version's code, made for the instructions named `isa`, made if need be; None: keep nothing.
 
     $RWKV_EDGE_CACHE, else the user's cache directory, else a private directory under the system's temporary one.
     """
-    name = _version_name()
+    name = _version_name(isa)
     if name is None:
         return None
     for base in _candidates():
@@ -36,8 +36,8 @@ def cache_directory() -> Path | None:
     return None
 
 
-def _version_name() -> str | None:
-    digest = hashlib.sha256(f"{version('numba')} {version('llvmlite')} {sys.version}".encode())
+def _version_name(isa: str = "") -> str | None:
+    digest = hashlib.sha256(f"{version('numba')} {version('llvmlite')} {sys.version} {isa}".encode())
     try:
         for source in sorted(Path(__file__).parent.glob("*.py")):
             digest.update(source.name.encode() + b"\0" + source.read_bytes())

@@ -7,7 +7,8 @@ stride_in behind the one before. n is a multiple of the block size.
 # mypy: allow-untyped-defs, disable-error-code="call-arg"
 from rwkv_edge_cpu.intrinsics import floats
 from rwkv_edge_cpu.jit import Kernel, decoder
-from rwkv_edge_cpu.vector_ir import SQUARE, decode_q8_0_blocks, plain_decode, square_decode, weight
+from rwkv_edge_cpu.quantized import decode_kernel
+from rwkv_edge_cpu.vector_ir import SQUARE, plain_decode, square_decode, weight
 
 f32_run, f16_run, bf16_run = plain_decode("f32"), plain_decode("f16"), plain_decode("bf16")
 f32_square, f16_square, bf16_square = square_decode("f32"), square_decode("f16"), square_decode("bf16")
@@ -59,10 +60,8 @@ def decode_bf16(source, stride_out, stride_in, rows, n, target, target_stride):
             floats(target + i * target_stride + 4 * k, 1)[0] = bf16_at(source + i * stride_out + k * stride_in)
 
 
-@decoder
-def decode_q8_0(source, stride_out, stride_in, rows, n, target, target_stride):
-    for i in range(rows):
-        decode_q8_0_blocks(source + i * stride_out, n // 32, target + i * target_stride)
+PLAIN: dict[str, Kernel] = {"f32": decode_f32, "f16": decode_f16, "bf16": decode_bf16}
 
 
-DECODERS: dict[str, Kernel] = {"f32": decode_f32, "f16": decode_f16, "bf16": decode_bf16, "q8_0": decode_q8_0}
+def decoder_of(format: str) -> Kernel:
+    return PLAIN[format] if format in PLAIN else decode_kernel(format)

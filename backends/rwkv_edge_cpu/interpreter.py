@@ -6,43 +6,53 @@ from typing import Any
 import numba
 from numba import types
 
-from rwkv_edge_cpu.intrinsics import call_kernel, fetch_add, int64s, load_acquire, pause, yield_core
+from rwkv_edge_cpu.intrinsics import CLOCK_TICKS, call_kernel, clock, fetch_add, int64s, load_acquire, pause, yield_core
 from rwkv_edge_cpu.jit import ELEMENTWISE, compiled, inlined
-from rwkv_edge_cpu.layout import ABORT, ARRIVED, BARRIER, COUNTERS, GRAIN, KERNEL, N_FIELDS, UNITS
+from rwkv_edge_cpu.layout import ABORT, ARRIVED, BARRIER, COUNTERS, GRAIN, KERNEL, N_FIELDS, UNITS, WAITED
 
-SPINS = 100  # before giving the core away: about a microsecond
-WALK_SIGNATURE = types.int64(*[types.int64] * 8)
+SPINS = 100  # before looking at the clock: about a microsecond
+PATIENCE = CLOCK_TICKS // 30_000  # before giving the core away, which on a busy machine is for milliseconds
+WALK_SIGNATURE = types.int64(*[types.int64] * 9)
 
 
 @inlined
 def all_here(control, target):
-    """Wait until `target` arrivals have been counted; False when the run was aborted."""
-    spins = 0
+    """Wait until `target` arrivals have been counted; False when the run was aborted. Long waits are added to WAITED."""
+    spins, since = 0, 0
     while load_acquire(control + 8 * ARRIVED) < target:
         if load_acquire(control + 8 * ABORT) != 0:
             return False
         if spins < SPINS:
             spins += 1
             pause()
-        else:
+        elif since == 0:
+            since = clock()
+        elif clock() - since > PATIENCE:
             yield_core()
+    if since:
+        fetch_add(control + 8 * WAITED, clock() - since)
     return True
 
 
-def walk(records, n_records, frame, control, scratch, worker, workers, arrived):
+def walk(records, n_records, frame, control, scratch, worker, workers, arrived, times):
     """Do this worker's part of all ops. Addresses: records, frame, control, scratch. Returns 1 when done, 0 when aborted.
 
     `arrived`: arrivals counted in earlier runs. The counter only grows, so nobody has to wait for those who are still leaving.
-    Only worker 0 waits for the others at the end.
+    Only worker 0 waits for the others at the end. `times`: 0, or where to note for each op when this worker came to it and
+    when it began, and when it was through with all.
     """
     for i in range(n_records):
         record = records + 8 * N_FIELDS * i
         r = int64s(record, N_FIELDS)
+        if times:
+            int64s(times, 2 * n_records + 1)[2 * i] = clock()
         if r[BARRIER] and workers > 1:
             fetch_add(control + 8 * ARRIVED, 1)
             arrived += workers
             if not all_here(control, arrived):
                 return 0
+        if times:
+            int64s(times, 2 * n_records + 1)[2 * i + 1] = clock()
         units, grain = r[UNITS], r[GRAIN]
         if grain == 0:
             # Multiples of 16 floats, so that two threads do not write to the same cache line.
@@ -63,6 +73,8 @@ def walk(records, n_records, frame, control, scratch, worker, workers, arrived):
         fetch_add(control + 8 * ARRIVED, 1)
         if worker == 0 and not all_here(control, arrived + workers):
             return 0
+    if times:
+        int64s(times, 2 * n_records + 1)[2 * n_records] = clock()
     return 1
 
 

@@ -2,6 +2,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls
 import ctypes
 import sys
+import time
 from typing import Any
 
 from llvmlite import binding, ir
@@ -12,6 +13,7 @@ from numba.np.arrayobj import populate_array
 
 I32, I64, F32, F64 = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
 YIELD = "rwkv_edge_yield"  # our own name for the system's "let others run", resolved when code is loaded
+CLOCK = "rwkv_edge_clock"  # likewise
 
 
 def _define_yield() -> Any:
@@ -23,7 +25,20 @@ def _define_yield() -> Any:
     return function
 
 
+def _define_clock() -> tuple[Any, int]:
+    """(the system's clock that never goes back, its ticks per second)."""
+    ticks = ctypes.c_int64(1_000_000_000)
+    if sys.platform == "win32":
+        function = ctypes.windll.kernel32.QueryPerformanceCounter
+        ctypes.windll.kernel32.QueryPerformanceFrequency(ctypes.byref(ticks))
+    else:
+        function = ctypes.CDLL(None).clock_gettime
+    binding.add_symbol(CLOCK, ctypes.cast(function, ctypes.c_void_p).value)
+    return function, ticks.value
+
+
 _system_yield = _define_yield()
+_system_clock, CLOCK_TICKS = _define_clock()
 
 
 def _view(dtype: Any) -> Any:
@@ -97,6 +112,25 @@ def yield_core(typingctx):
         return context.get_dummy_value()
 
     return types.void(), codegen
+
+
+@intrinsic
+def clock(typingctx):
+    """Now, in CLOCK_TICKS a second. Not a cycle counter: ARM lets no program read that."""
+
+    def codegen(context, builder, signature, args):
+        now = cgutils.alloca_once(builder, I64, size=2)
+        if sys.platform == "win32":
+            kind = ir.FunctionType(I32, [now.type])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, CLOCK), [now])
+            return builder.load(now)
+        kind = ir.FunctionType(I32, [I32, now.type])
+        which = ir.Constant(I32, time.CLOCK_MONOTONIC)
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, CLOCK), [which, now])
+        nanoseconds = builder.load(builder.gep(now, [ir.Constant(I32, 1)]))
+        return builder.add(builder.mul(builder.load(now), ir.Constant(I64, 1_000_000_000)), nanoseconds)
+
+    return types.int64(), codegen
 
 
 def _call(n: int) -> Any:

@@ -16,6 +16,7 @@ import numba
 from numba import types
 
 from rwkv_edge.errors import BackendError
+from rwkv_edge_cpu import isa
 from rwkv_edge_cpu.cache import cache_directory
 
 # Sums may be taken in any order. Never nnan or ninf: a NaN in a model file must reach the logits.
@@ -95,7 +96,7 @@ def _empty(folder: Path) -> None:
 
 @cache
 def _directory() -> Path | None:
-    return cache_directory()
+    return cache_directory(isa.chosen().name)
 
 
 @contextmanager

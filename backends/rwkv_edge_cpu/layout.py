@@ -25,8 +25,11 @@
     BLOCK,  # weights per block
     N_IN,
     DECODE,  # address of the function that turns weights of this format into floats
+    X_STRIDE,  # activations as bytes: from a row to the next
+    ZERO,  # of the weights that they will meet: code of weight zero
+    GROUP,  # of these: how many share a scale
     N_FIELDS,
-) = range(24)
+) = range(27)
 
 OPERANDS = slice(OUT, F + 1)
 
@@ -34,10 +37,11 @@ OPERANDS = slice(OUT, F + 1)
 TOKENS, OUTPUTS, STATES, STARTS, SEGMENTS, N_FRAME = range(6)  # addresses of int32 [T], int32 [M], int64 [S], int64 [S + 1]; S
 
 # Control words that threads share: atomics, a cache line apart, then one counter per op.
-ARRIVED, ABORT, COUNTERS = 0, 8, 16
+ARRIVED, ABORT, WAITED, COUNTERS = 0, 8, 16, 24
 
 # Scratch of one thread: decoded weights, then room for what a tile returns.
 TILE_ROWS = 4  # rows of a matrix that are decoded and multiplied at a time
 TILE_WIDTH = 1024  # weights of each: 16 KB in all, for a first cache of 32; a multiple of every block size
 TILE_STRIDE = TILE_WIDTH + 16  # floats; not a power of two, so that the rows do not compete for the same cache lines
-SCRATCH_FLOATS = TILE_ROWS * TILE_STRIDE + 64
+BYTE_TILE_FLOATS = 16 * TILE_WIDTH * 6 // 16 + 256  # of 16 rows of blocks: bytes, scales, offsets; see tile_ir.py
+SCRATCH_FLOATS = max(TILE_ROWS * TILE_STRIDE + 64, BYTE_TILE_FLOATS)

@@ -10,10 +10,12 @@ from rwkv_edge import plan as p
 from rwkv_edge.errors import BackendError
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import FLOAT_STORAGE, Tensor
-from rwkv_edge_cpu import elementwise, layout, matvec, norms, rows, wkv
-from rwkv_edge_cpu.decode import DECODERS
+from rwkv_edge_cpu import elementwise, layout, matvec, norms, quantized, rows, wkv
+from rwkv_edge_cpu.decode import decoder_of
 from rwkv_edge_cpu.jit import Kernel
 from rwkv_edge_cpu.matmul import matmul
+from rwkv_edge_cpu.quantize_op import Quantize, with_bytes
+from rwkv_edge_cpu.quantized_ir import activation_bytes
 from rwkv_edge_cpu.schedule import in_phases, place_buffers
 
 BYTES_AT_ONCE = 32 << 10  # of weights that a thread takes at a time: a microsecond or more of work
@@ -59,6 +61,10 @@ def _few_heads(op: Any) -> int:
     return max(1, HEAD_GRAIN_FLOATS * int(op.n_head) // int(op.out.width))
 
 
+def _runs(op: Any) -> int:
+    return int(op.x.width) // 32
+
+
 def _channels(op: Any) -> int:
     return 256
 
@@ -77,6 +83,7 @@ LOWERINGS: dict[type, Lowering] = {
     p.Scale: Lowering(elementwise.scale, ("x",), "row", _width, _fixed),
     p.Activation: Lowering(None, ("x",), "row", _width, _fixed),
     p.MatMul: Lowering(None, ("x",), "op", _width, _one),
+    Quantize: Lowering(quantized.quantize, ("x",), "row", _runs, _fixed),
     p.Wkv4: Lowering(wkv.wkv4, ("k", "v", "decay", "first"), "segment", _width, _channels),
     p.Wkv6: Lowering(wkv.wkv6, ("r", "k", "v", "decay", "bonus"), "segment", _heads, _one),
     p.Wkv7: Lowering(wkv.wkv7, ("r", "decay", "k", "v", "kk", "a"), "segment", _heads, _one),
@@ -90,7 +97,7 @@ class Program:
 
     records: int64 [ops, N_FIELDS].  single, many: kernel addresses for one row and for more.
     region, offset: where operands lie.  token_floats, output_floats: activation memory per token and per output.
-    kept: arrays whose addresses are in the records.
+    kept: arrays whose addresses are in the records.  result_fields: where in the flat records the logits' address goes.
     """
 
     records: NDArray[np.int64]
@@ -107,6 +114,7 @@ class Program:
     logits: p.Buffer
     n_vocab: int | None
     kept: list[NDArray[Any]]
+    result_fields: list[int]
 
     def bind(self, n_tokens: int, n_outputs: int, n_segments: int, tokens_at: int, outputs_at: int) -> None:
         """Fill in the addresses and amounts for runs of this shape; `result` is still to be set."""
@@ -121,12 +129,16 @@ class Program:
 
     def set_result(self, address: int) -> None:
         """Where this run's logits go."""
-        self.records[:, layout.OPERANDS][self.region == RESULT] = address
+        flat = self.records.reshape(-1)
+        for field in self.result_fields:
+            flat[field] = address
 
 
 def build(plan: p.Plan, threads: int) -> Program:
     """Raises BackendError for weights that there is no kernel for. Compiles the kernels that the plan needs, or loads them."""
-    plan, phases = in_phases(plan)
+    for op in plan.ops:
+        _check_widths(op, [op.out, *(getattr(op, name) for name in LOWERINGS[type(op)].operands)])
+    plan, phases = in_phases(with_bytes(plan))
     offsets, token_floats, output_floats = place_buffers(plan, phases)
     n = len(plan.ops)
     records = np.zeros((n, layout.N_FIELDS), np.int64)
@@ -147,7 +159,6 @@ def build(plan: p.Plan, threads: int) -> Program:
     for i, op in enumerate(plan.ops):
         lowering = LOWERINGS[type(op)]
         operands = [op.out, *(getattr(op, name) for name in lowering.operands)]
-        _check_widths(op, operands)
         for column, operand in enumerate(operands):
             region[i, column], offset[i, column] = locate(operand)
         _describe(records[i], op)
@@ -157,11 +168,16 @@ def build(plan: p.Plan, threads: int) -> Program:
         one, several = lowering.kernel, lowering.kernel
         if isinstance(op, p.Activation):
             one = several = elementwise.ACTIVATIONS[op.kind]
-        if isinstance(op, p.Embed | p.MatMul):
+        elif isinstance(op, p.Embed):
             _place_weight(records[i], op.weight, kept)
-        if isinstance(op, p.MatMul):
-            one, several = _matrix_kernel(records[i], op.weight.format), matmul
+            records[i, layout.DECODE] = decoder_of(op.weight.format).address
+        elif isinstance(op, p.MatMul):
+            _place_weight(records[i], op.weight, kept)
+            one, several = _matrix_kernels(records[i], op.weight.format)
             records[i, layout.GRAIN] = _rows_at_once(op.weight, threads)
+        elif isinstance(op, Quantize):
+            records[i, layout.X_STRIDE], records[i, layout.N_IN] = 4 * op.out.width, op.x.width
+            records[i, layout.ZERO], records[i, layout.GROUP] = op.zero, op.group
         assert one is not None
         assert several is not None
         single[i], many[i] = one.address, several.address
@@ -173,6 +189,7 @@ def build(plan: p.Plan, threads: int) -> Program:
         np.array([per == "segment" for per in pers]),
         np.array([op.out.per_output for op in plan.ops]),
         token_floats, output_floats, plan.logits, min(vocabularies, default=None), kept,
+        [int(i) * layout.N_FIELDS + layout.OUT + int(j) for i, j in np.argwhere(region == RESULT)],
     )  # fmt: skip
 
 
@@ -202,8 +219,8 @@ def _check_widths(op: p.Op, operands: list[p.Buffer | NDArray[Any]]) -> None:
 
 
 def _place_weight(record: NDArray[np.int64], weight: Tensor, kept: list[NDArray[Any]]) -> None:
-    """Address, strides and decoder of a matrix."""
-    if weight.format not in DECODERS:
+    """Address and strides of a matrix."""
+    if weight.format not in FORMATS:
         raise BackendError(f"{weight.name}: the cpu backend has no kernel for {weight.format}; decode it first")
     block = FORMATS[weight.format]
     data = weight.data
@@ -222,17 +239,20 @@ def _place_weight(record: NDArray[np.int64], weight: Tensor, kept: list[NDArray[
     record[layout.STRIDE_IN] = block.block_bytes if not block.is_float or data.shape[1] == 1 else data.strides[1]
     record[layout.BLOCK] = block.block_size
     record[layout.N_IN] = weight.shape[1]
-    record[layout.DECODE] = DECODERS[weight.format].address
 
 
-def _matrix_kernel(record: NDArray[np.int64], format: str) -> Kernel:
-    """For a single row of x: by the way the weights lie."""
-    item = FORMATS[format].block_bytes
-    if record[layout.STRIDE_IN] == item:
-        return matvec.ROWS[format]
-    if record[layout.STRIDE_OUT] == item:
-        return matvec.COLUMNS[format]
-    return matmul
+def _matrix_kernels(record: NDArray[np.int64], format: str) -> tuple[Kernel, Kernel]:
+    """For a single row of x, and for more."""
+    block = FORMATS[format]
+    if not block.is_float:
+        record[layout.X_STRIDE] = activation_bytes(int(record[layout.N_IN]))
+        return quantized.row_kernel(format), quantized.tile_kernel(format)
+    record[layout.DECODE] = decoder_of(format).address
+    if record[layout.STRIDE_IN] == block.block_bytes:
+        return matvec.ROWS[format], matmul
+    if record[layout.STRIDE_OUT] == block.block_bytes:
+        return matvec.COLUMNS[format], matmul
+    return matmul, matmul
 
 
 def _rows_at_once(weight: Tensor, threads: int) -> int:

@@ -50,8 +50,8 @@ def _help(board: Board, member: int) -> None:
             del task
 
 
-def _wake(board: Board) -> None:
-    for queue in board.wake:
+def _wake(board: Board, count: int | None = None) -> None:
+    for queue in board.wake[:count]:
         queue.put(None)
 
 
@@ -88,13 +88,16 @@ class Team:
                 raise BackendError(f"a thread could not be started: {error}; use fewer threads") from error
             raise
 
-    def run(self, task: Task) -> None:
-        """task(0) here, task(1), ... in the helpers. An exception in any of them ends the step, and is raised here."""
+    def run(self, task: Task, workers: int) -> None:
+        """task(0) here, task(1), ... in the first `workers - 1` helpers. An exception in any ends the step, and is raised here.
+
+        A helper that was still awake may call task with a higher number, which must do nothing.
+        """
         board = self._board
         try:
             board.task, board.error = task, None
             board.generation += 1
-            _wake(board)
+            _wake(board, workers - 1)
             task(0)
         except BaseException:
             self._abandon()

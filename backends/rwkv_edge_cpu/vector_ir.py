@@ -20,22 +20,27 @@ SQUARE = 4  # what `square_decode` takes at a time
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """lanes: floats in a vector register.  tokens: columns of a tile.  halves: float16 conversion instructions exist."""
+    """lanes: floats in a vector register.  tokens: columns of a tile.  halves: float16 conversion instructions exist.
+
+    byte_shuffle: the function that looks 16 bytes up in a table of 16, empty: none.
+    """
 
     lanes: int
     tokens: int
     halves: bool
+    byte_shuffle: str = ""
 
     @staticmethod
     def of(context: Any) -> "Target":
         triple, _, features = context.codegen().magic_tuple()
         enabled = features.split(",")
         if triple.startswith(("aarch64", "arm64")):
-            return Target(4, 4, True)
+            return Target(4, 4, True, "llvm.aarch64.neon.tbl1.v16i8")
         halves = "+f16c" in enabled
+        shuffle = "llvm.x86.ssse3.pshuf.b.128" if "+ssse3" in enabled else ""
         if "+avx512f" in enabled:
-            return Target(16, 4, halves)
-        return Target(8, 3, halves) if "+avx" in enabled else Target(4, 3, halves)
+            return Target(16, 4, halves, shuffle)
+        return Target(8 if "+avx" in enabled else 4, 3, halves, shuffle)
 
 
 def vector(element: ir.Type, lanes: int) -> ir.VectorType:
@@ -120,23 +125,6 @@ Load = Callable[[ir.IRBuilder, Target, ir.Value, int], ir.Value]
 PLAIN: dict[str, tuple[Load, int]] = {"f32": (load_f32, 4), "f16": (load_f16, 2), "bf16": (load_bf16, 2)}  # loader, bytes
 
 
-def load_scale(b: ir.IRBuilder, target: Target, address: ir.Value) -> ir.Value:
-    """A block's float16 scale in all lanes."""
-    if target.halves:
-        # Spread, then converted: the scalar conversion of x86 waits for whatever was in its register before.
-        return b.fpext(splat(b, load(b, address, ir.HalfType()), target.lanes), vector(F32, target.lanes))
-    return splat(b, load_f16(b, target, address, 1), target.lanes)
-
-
-def load_q8_0(b: ir.IRBuilder, target: Target, block: ir.Value) -> tuple[ir.Value, list[ir.Value]]:
-    """A block's scale in all lanes, and its 32 weights as vectors of float32, not yet multiplied with the scale."""
-    parts = []
-    for first in range(0, 32, target.lanes):
-        bytes_ = load(b, offset(b, block, 2 + first), vector(I8, target.lanes))
-        parts.append(b.sitofp(b.sext(bytes_, vector(I32, target.lanes)), vector(F32, target.lanes)))
-    return load_scale(b, target, block), parts
-
-
 def weight(name: str) -> Any:
     """An intrinsic weight(address): one plain float of format `name`, as float32."""
     loader, _ = PLAIN[name]
@@ -199,23 +187,6 @@ def square_decode(name: str) -> Any:
     return decode
 
 
-@intrinsic
-def decode_q8_0_blocks(typingctx, source, n, target):
-    """n blocks of Q8_0 as float32."""
-
-    def codegen(context, b, signature, args):
-        source, n, target = args
-        cpu = Target.of(context)
-        with cgutils.for_range(b, n, intp=I64) as loop:
-            scale, parts = load_q8_0(b, cpu, at(b, source, loop.index, 34))
-            out = at(b, target, loop.index, 128)
-            for i, part in enumerate(parts):
-                store(b, b.fmul(part, scale), offset(b, out, 4 * cpu.lanes * i))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64), codegen
-
-
 def plain_dot(name: str) -> Any:
     """An intrinsic dot(row, x, n): sum of n weights of format `name`, one behind the other, times float32 x."""
     loader, size = PLAIN[name]
@@ -251,74 +222,6 @@ def _total(b: ir.IRBuilder, sums: list[ir.Value]) -> ir.Value:
     while len(values) > 1:
         values = [b.fadd(x, y) for x, y in zip(values[::2], values[1::2], strict=True)]
     return sum_of_lanes(b, values[0])
-
-
-@intrinsic
-def dot_q8_0_blocks(typingctx, row, x, n):
-    """Sum of n blocks of Q8_0 times float32 x [32 n]."""
-
-    def codegen(context, b, signature, args):
-        row, x, n = args
-        cpu = Target.of(context)
-        per_block = 32 // cpu.lanes
-        together = max(1, 8 // per_block)  # blocks: enough sums that do not wait for each other
-        sums = [cgutils.alloca_once_value(b, constant(vector(F32, cpu.lanes), 0.0)) for _ in range(per_block * together)]
-
-        def add_block(index: ir.Value, totals: list[ir.Value]) -> None:
-            scale, parts = load_q8_0(b, cpu, at(b, row, index, 34))
-            z = at(b, x, index, 128)
-            for i, (part, total) in enumerate(zip(parts, totals, strict=True)):
-                value = b.fmul(part, load(b, offset(b, z, 4 * cpu.lanes * i), vector(F32, cpu.lanes)))
-                b.store(multiply_add(b, value, scale, b.load(total)), total)
-
-        whole = b.udiv(n, ir.Constant(I64, together))
-        with cgutils.for_range(b, whole, intp=I64) as loop:
-            first = b.mul(loop.index, ir.Constant(I64, together))
-            for i in range(together):
-                add_block(b.add(first, ir.Constant(I64, i)), sums[i * per_block : (i + 1) * per_block])
-        with cgutils.for_range(b, n, start=b.mul(whole, ir.Constant(I64, together)), intp=I64) as loop:
-            add_block(loop.index, sums[:per_block])
-        return _total(b, sums)
-
-    return types.float32(types.int64, types.int64, types.int64), codegen
-
-
-def column_sums(name: str) -> Any:
-    """An intrinsic sums(source, stride, x, n, y, count): y[c] = sum over i < n of x[i] * weight[i, c] for c < count.
-
-    Weights of format `name`; row i of them is at source + i * stride, its weights one behind the other.
-    """
-    loader, size = PLAIN[name]
-
-    @intrinsic
-    def sums(typingctx, source, stride, x, n, y, count):
-        def codegen(context, b, signature, args):
-            source, stride, x, n, y, count = args
-            cpu = Target.of(context)
-            done = ir.Constant(I64, 0)
-            for registers, lanes in ((8, cpu.lanes), (1, cpu.lanes), (1, 1)):
-                columns = registers * lanes
-                blocks = b.udiv(b.sub(count, done), ir.Constant(I64, columns))
-                with cgutils.for_range(b, blocks, intp=I64) as block:
-                    first = b.add(done, b.mul(block.index, ir.Constant(I64, columns)))
-                    totals = [cgutils.alloca_once(b, float_kind(lanes)) for _ in range(registers)]
-                    for total in totals:
-                        b.store(constant(float_kind(lanes), 0.0), total)
-                    with cgutils.for_range(b, n, intp=I64) as loop:
-                        row = b.add(at(b, source, first, size), b.mul(loop.index, stride))
-                        factor = load(b, at(b, x, loop.index, 4), F32)
-                        factor = splat(b, factor, lanes) if lanes > 1 else factor
-                        for i, total in enumerate(totals):
-                            value = loader(b, cpu, offset(b, row, size * lanes * i), lanes)
-                            b.store(multiply_add(b, value, factor, b.load(total)), total)
-                    for i, total in enumerate(totals):
-                        store(b, b.load(total), offset(b, at(b, y, first, 4), 4 * lanes * i))
-                done = b.add(done, b.mul(blocks, ir.Constant(I64, columns)))
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 6), codegen
-
-    return sums
 
 
 @intrinsic

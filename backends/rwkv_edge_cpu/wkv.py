@@ -1,7 +1,7 @@
 """The recurrences. Each unit belongs to one sequence, so its part of the state is touched by one thread."""
 # mypy: allow-untyped-defs, disable-error-code="call-arg"
 from rwkv_edge_cpu.intrinsics import floats, int64s
-from rwkv_edge_cpu.jit import REDUCTION, kernel
+from rwkv_edge_cpu.jit import REDUCTION, inlined, kernel
 from rwkv_edge_cpu.layout import (
     HEADS,
     N_FIELDS,
@@ -21,6 +21,8 @@ from rwkv_edge_cpu.layout import (
     F,
 )
 from rwkv_edge_cpu.math32 import ZERO, exp, larger
+from rwkv_edge_cpu.vector_ir import vector_lanes
+from rwkv_edge_cpu.wkv_ir import wkv6_token, wkv7_token
 
 
 @kernel(REDUCTION)
@@ -52,6 +54,12 @@ def wkv4(record, frame, scratch, begin, end):
                 p[i] = q
 
 
+@inlined
+def whole_vectors(n):
+    """Whether a head of this size is for `wkv_ir`."""
+    return n % vector_lanes() == 0 and n % 4 == 0
+
+
 @kernel(REDUCTION)
 def wkv6(record, frame, scratch, begin, end):
     """Units: heads, segment after segment. A: r, B: k, C: v, D: decay (vector or buffer), E: bonus."""
@@ -73,6 +81,10 @@ def wkv6(record, frame, scratch, begin, end):
                 now += r[i] * bonus[i] * k[i]
             for j in range(n):
                 y[j] = now * v[j]
+            if whole_vectors(n):
+                decay_at = fields[D] + (4 * first if fields[SHARED] else at)
+                wkv6_token(state, fields[A] + at, fields[B] + at, fields[C] + at, decay_at, fields[OUT] + at, n)
+                continue
             for i in range(n):
                 row = floats(state + 4 * i * n, n)
                 ri, ki, di = r[i], k[i], decay[i]
@@ -99,6 +111,10 @@ def wkv7(record, frame, scratch, begin, end):
             kk, a = floats(fields[E] + at, n), floats(fields[F] + at, n)
             for j in range(n):
                 written[j] = kk[j] * a[j]
+            if whole_vectors(n):
+                keys, values = fields[C] + at, fields[D] + at
+                wkv7_token(state, fields[A] + at, fields[B] + at, keys, values, fields[E] + at, scratch, fields[OUT] + at, n)
+                continue
             for i in range(n):
                 row = floats(state + 4 * i * n, n)
                 removed = ZERO

@@ -1,0 +1,119 @@
+"""y = weight @ x for weights in blocks, from the blocks and from activations rounded to bytes. Units: rows of the weight.
+
+One function per format, made when it is first used from the templates here: the same code around another format's intrinsics.
+"""
+# mypy: allow-untyped-defs, disable-error-code="call-arg"
+from functools import cache
+from types import FunctionType
+from typing import Any
+
+from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge_cpu.intrinsics import floats, int64s
+from rwkv_edge_cpu.jit import REDUCTION, Kernel, decoder, kernel
+from rwkv_edge_cpu.layout import (
+    GROUP,
+    N_FIELDS,
+    N_IN,
+    OUT,
+    ROWS,
+    STRIDE_OUT,
+    TILE_WIDTH,
+    WEIGHT,
+    WIDTH,
+    X_STRIDE,
+    ZERO,
+    A,
+)
+from rwkv_edge_cpu.quantized_ir import BLOCKS, block_decode, block_dot, quantize_run, zero_of
+from rwkv_edge_cpu.tile_ir import block_tile, block_unpack, tile_shape
+
+BLOCK_SIZE = BLOCK_BYTES = 0  # templates' globals, see `_specialized`
+decode_blocks = dot_row = unpack_row = multiply_tile = lambda *_: None
+
+
+@kernel()
+def quantize(record, frame, scratch, begin, end):
+    """OUT: activation rows as bytes, see quantized_ir. A: x. Units: runs of all rows."""
+    r = int64s(record, N_FIELDS)
+    runs = r[N_IN] // 32
+    for unit in range(begin, end):
+        row, run = unit // runs, unit % runs
+        quantize_run(r[A] + 128 * unit, r[OUT] + row * r[X_STRIDE], r[N_IN], run, r[ZERO], r[GROUP])
+
+
+def decode(source, stride_out, stride_in, rows, n, target, target_stride):
+    """See decode.py."""
+    for i in range(rows):
+        decode_blocks(source + i * stride_out, n // BLOCK_SIZE, target + i * target_stride)
+
+
+def rows_of(record, frame, scratch, begin, end):
+    """A: an activation row as bytes."""
+    r = int64s(record, N_FIELDS)
+    y = floats(r[OUT], end)
+    for i in range(begin, end):
+        y[i] = dot_row(r[WEIGHT] + i * r[STRIDE_OUT], r[A], r[N_IN])
+
+
+def tiles_of(record, frame, scratch, begin, end):
+    """A: activation rows as bytes. Rows of the weight are unpacked once, a tile at a time, for all of these."""
+    r = int64s(record, N_FIELDS)
+    tile_rows, tile_tokens = tile_shape()
+    if r[ROWS] < tile_tokens:  # unpacking would take longer than it saves
+        for i in range(begin, end):
+            for t in range(r[ROWS]):
+                floats(r[OUT] + 4 * t * r[WIDTH], end)[i] = dot_row(
+                    r[WEIGHT] + i * r[STRIDE_OUT], r[A] + t * r[X_STRIDE], r[N_IN]
+                )
+        return
+    codes = scratch
+    scales = codes + tile_rows * TILE_WIDTH
+    offsets = scales + tile_rows * TILE_WIDTH // 4
+    sums = offsets + tile_rows * TILE_WIDTH // 4
+    for row in range(begin, end, tile_rows):
+        n_rows = min(tile_rows, end - row)
+        for k in range(0, r[N_IN], TILE_WIDTH):
+            n = min(TILE_WIDTH, r[N_IN] - k)
+            for i in range(tile_rows):  # rows that are not there: the last one again
+                source = r[WEIGHT] + (row + min(i, n_rows - 1)) * r[STRIDE_OUT] + k // BLOCK_SIZE * BLOCK_BYTES
+                unpack_row(source, n // BLOCK_SIZE, codes + 4 * i, scales + 4 * i, offsets + 4 * i)
+            for begin_t in range(0, r[ROWS], tile_tokens):
+                t = min(begin_t, r[ROWS] - tile_tokens)  # the last tile of tokens overlaps the one before
+                x = r[A] + t * r[X_STRIDE]
+                multiply_tile(codes, scales, offsets, x, r[X_STRIDE], r[N_IN], k // 32, n // 32, sums)
+                for j in range(begin_t - t, tile_tokens):
+                    out = floats(r[OUT] + 4 * ((t + j) * r[WIDTH] + row), n_rows)
+                    total = floats(sums + 4 * tile_rows * j, n_rows)
+                    for i in range(n_rows):
+                        out[i] = out[i] + total[i] if k > 0 else total[i]
+
+
+def _specialized(template: Any, format: str, **names: Any) -> Any:
+    """The template as a function of its own for Numba's cache, which goes by qualified name, with these globals."""
+    size = FORMATS[format]
+    names |= {"BLOCK_SIZE": size.block_size, "BLOCK_BYTES": size.block_bytes}
+    function = FunctionType(template.__code__, globals() | names, f"{template.__name__}_{format}")
+    function.__qualname__ = function.__name__
+    function.__module__ = template.__module__
+    return function
+
+
+@cache
+def decode_kernel(format: str) -> Kernel:
+    return decoder(_specialized(decode, format, decode_blocks=block_decode(format)))
+
+
+@cache
+def row_kernel(format: str) -> Kernel:
+    """For one row x."""
+    return kernel(REDUCTION)(_specialized(rows_of, format, dot_row=block_dot(format)))
+
+
+@cache
+def tile_kernel(format: str) -> Kernel:
+    """For several rows x."""
+    names = {"dot_row": block_dot(format), "unpack_row": block_unpack(format), "multiply_tile": block_tile(format)}
+    return kernel(REDUCTION)(_specialized(tiles_of, format, **names))
+
+
+__all__ = ["BLOCKS", "decode_kernel", "quantize", "row_kernel", "tile_kernel", "zero_of"]

@@ -1,0 +1,235 @@
+"""Products of blocks with activations rounded to bytes, as LLVM IR: what all block formats share.
+
+An activation row [n] as bytes (see `activation_bytes`), its parts one behind the other; a run is 32 of them, a group as many
+as the weight format has under one scale:
+    bytes     int8 [n], from -127 to 127
+    scales    float32 [n / 32], of each run
+    starts    int32 [n / 4]: -zero times the sum of four bytes; what a row product, which takes codes as they are, starts from
+    sums      float32 [n / 16]: scale times the sum of each group's bytes, for the weights' offsets
+    origins   int32 [n / 16]: -zero times the sum of each group's bytes; what a tile starts from
+"""
+# mypy: allow-untyped-defs, allow-untyped-calls
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge_cpu import isa
+from rwkv_edge_cpu.block_ir import ARITHMETIC, RUN, BlockFormat
+from rwkv_edge_cpu.codebook_ir import CODEBOOKS
+from rwkv_edge_cpu.dot_ir import dot, join, pick
+from rwkv_edge_cpu.vector_ir import (
+    F32,
+    I8,
+    I32,
+    I64,
+    Target,
+    at,
+    call,
+    constant,
+    load,
+    multiply_add,
+    offset,
+    splat,
+    store,
+    sum_of_lanes,
+    vector,
+)
+
+BLOCKS: dict[str, BlockFormat] = ARITHMETIC | CODEBOOKS
+LANES = 8  # sums of four products in a run
+# Where the parts of an activation row begin, in eighths of n bytes.
+SCALES, STARTS, SUMS, ORIGINS, END = 8, 9, 17, 19, 21
+ROUND = 1.5 * 2.0**23  # added and taken away: rounds to whole numbers, halves to even
+
+
+def part_of(b: ir.IRBuilder, x: ir.Value, n: ir.Value, eighths: int) -> ir.Value:
+    return b.add(x, b.mul(b.udiv(n, ir.Constant(I64, 8)), ir.Constant(I64, eighths)))
+
+
+def activation_bytes(n: int) -> int:
+    """Bytes of an activation row of n numbers, a whole number of cache lines."""
+    return -(-n * END // 8 // 64) * 64
+
+
+def zero_of(name: str) -> int:
+    """The code of weight zero, as the products see it."""
+    zero = BLOCKS[name].zero
+    if zero is None:
+        return 128 if isa.chosen().unsigned else 0
+    return zero
+
+
+def product_bytes(b: ir.IRBuilder, name: str, codes: ir.Value) -> ir.Value:
+    """Codes as the product of this machine takes them."""
+    if BLOCKS[name].zero is None and isa.chosen().unsigned:
+        return b.xor(codes, constant(codes.type, -128))
+    return codes
+
+
+def _spread(b: ir.IRBuilder, name: str, values: ir.Value, run: int) -> ir.Value:
+    """The scales of a run's groups, each over its share of LANES lanes."""
+    if FORMATS[name].block_size == RUN:
+        return values
+    per_run = RUN // BLOCKS[name].group
+    return pick(b, values, [run * per_run + i * per_run // LANES for i in range(LANES)])
+
+
+def _per_group(b: ir.IRBuilder, name: str, per_run: ir.Value) -> ir.Value:
+    if BLOCKS[name].group == RUN:
+        return per_run
+    return pick(b, per_run, [i // 2 for i in range(2 * per_run.type.count)])
+
+
+def block_decode(name: str) -> Any:
+    """An intrinsic decode(source, n, target): n blocks as float32."""
+    format, size = BLOCKS[name], FORMATS[name]
+
+    @intrinsic
+    def decode(typingctx, source, n, target):
+        def codegen(context, b, signature, args):
+            source, n, target = args
+            wide = vector(F32, LANES)
+            with cgutils.for_range(b, n, intp=I64) as loop:
+                parts = format.unpack(b, Target.of(context), at(b, source, loop.index, size.block_bytes))
+                out = at(b, target, loop.index, 4 * size.block_size)
+                for i in range(size.block_size // LANES):
+                    run, first = i * LANES // RUN, i * LANES % RUN
+                    group = range(first * LANES // RUN, first * LANES // RUN + 1)  # a lane of the run's scales
+                    codes = pick(b, parts.codes[run], range(first, first + LANES))
+                    lanes = b.sub(b.sext(codes, vector(I32, LANES)), constant(vector(I32, LANES), format.zero or 0))
+                    scale = pick(b, _spread(b, name, parts.scales, run), list(group) * LANES)
+                    value = b.fmul(b.sitofp(lanes, wide), scale)
+                    if parts.offsets is not None:
+                        value = b.fadd(value, pick(b, _spread(b, name, parts.offsets, run), list(group) * LANES))
+                    store(b, value, offset(b, out, 4 * LANES * i))
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64), codegen
+
+    return decode
+
+
+def block_dot(name: str) -> Any:
+    """An intrinsic dot(row, x, n): a row of weights [n] times an activation row as bytes."""
+    size = FORMATS[name]
+    together = max(1, 128 // size.block_size)  # blocks: enough work that does not wait for other work
+    n_sums = 4
+
+    @intrinsic
+    def row_dot(typingctx, row, x, n):
+        def codegen(context, b, signature, args):
+            row, x, n = args
+            cpu = Target.of(context)
+            sums = [cgutils.alloca_once_value(b, constant(vector(F32, LANES), 0.0)) for _ in range(n_sums)]
+            rest = cgutils.alloca_once_value(b, constant(vector(F32, LANES), 0.0))
+            blocks = b.udiv(n, ir.Constant(I64, size.block_size))
+            whole = b.udiv(blocks, ir.Constant(I64, together))
+            with cgutils.for_range(b, whole, intp=I64) as loop:
+                first = b.mul(loop.index, ir.Constant(I64, together))
+                for i in range(together):
+                    totals = sums[i % n_sums :] + sums[: i % n_sums]
+                    _add_block(b, cpu, name, row, x, n, b.add(first, ir.Constant(I64, i)), totals, rest)
+            with cgutils.for_range(b, blocks, start=b.mul(whole, ir.Constant(I64, together)), intp=I64) as loop:
+                _add_block(b, cpu, name, row, x, n, loop.index, sums, rest)
+            total = b.load(rest)
+            for one in sums:
+                total = b.fadd(total, b.load(one))
+            return sum_of_lanes(b, total)
+
+        return types.float32(types.int64, types.int64, types.int64), codegen
+
+    return row_dot
+
+
+def _add_block(b, cpu, name, row, x, n, index, sums, rest):
+    """Add a block's products to `sums`, in turn for each run, and those of its offsets to `rest`."""
+    size, format = FORMATS[name], BLOCKS[name]
+    runs = size.block_size // RUN
+    parts = format.unpack(b, cpu, at(b, row, index, size.block_bytes))
+    first_run = b.mul(index, ir.Constant(I64, runs))
+    bytes_, scales = at(b, x, first_run, RUN), at(b, part_of(b, x, n, SCALES), first_run, 4)
+    starts = at(b, part_of(b, x, n, STARTS), first_run, RUN)
+    if runs == 1:
+        factors = b.fmul(parts.scales, splat(b, load(b, scales, F32), LANES))
+    else:
+        factors = b.fmul(parts.scales, _per_group(b, name, load(b, scales, vector(F32, runs))))
+    for run, codes in enumerate(parts.codes):
+        if zero_of(name):
+            start = load(b, offset(b, starts, RUN * run), vector(I32, LANES))
+        else:
+            start = constant(vector(I32, LANES), 0)
+        factor = load(b, offset(b, bytes_, RUN * run), vector(I8, RUN))
+        product = dot(b, isa.chosen(), start, product_bytes(b, name, codes), factor)
+        total = sums[run % len(sums)]
+        value = b.sitofp(product, vector(F32, LANES))
+        b.store(multiply_add(b, value, _spread(b, name, factors, run), b.load(total)), total)
+    if parts.offsets is not None:
+        _add_offsets(b, name, parts.offsets, at(b, part_of(b, x, n, SUMS), first_run, 4 * RUN // format.group), rest)
+
+
+def _add_offsets(b, name, offsets, sums, rest):
+    groups = FORMATS[name].block_size // BLOCKS[name].group
+    if groups == 1:  # equal lanes: take one
+        one = b.insert_element(constant(vector(F32, LANES), 0.0), load(b, sums, F32), ir.Constant(I32, 0))
+        b.store(multiply_add(b, offsets, one, b.load(rest)), rest)
+        return
+    values = load(b, sums, vector(F32, groups))
+    for i in range(0, groups, LANES):
+        lanes = range(i, i + LANES)
+        b.store(multiply_add(b, pick(b, offsets, lanes), pick(b, values, lanes), b.load(rest)), rest)
+
+
+@intrinsic
+def quantize_run(typingctx, x, row, n, run, zero, group):
+    """Round the 32 floats at x to bytes: run `run` of the activation row `row` [n]."""
+
+    def codegen(context, b, signature, args):
+        x, row, n, run, zero, group = args
+        wide, whole = vector(F32, LANES), vector(I32, LANES)
+        values = [load(b, offset(b, x, 4 * LANES * i), wide) for i in range(4)]
+        sizes = [b.and_(b.bitcast(value, whole), constant(whole, 0x7FFFFFFF)) for value in values]
+        while len(sizes) > 1:
+            sizes = [b.select(b.icmp_signed(">", p, q), p, q) for p, q in zip(sizes[::2], sizes[1::2], strict=True)]
+        # As integers, infinities and NaN are greater than all else: the run's scale becomes NaN, and so every product.
+        largest = call(b, "llvm.vector.reduce.smax.v8i32", I32, sizes[0])
+        finite = b.icmp_signed("<", largest, ir.Constant(I32, 0x7F800000))
+        size = b.bitcast(largest, F32)
+        scale = b.select(finite, b.fdiv(size, ir.Constant(F32, 127.0)), ir.Constant(F32, float("nan")))
+        usable = b.and_(finite, b.fcmp_ordered(">", size, ir.Constant(F32, 1e-35)))  # its inverse is finite, too
+        inverse = b.select(usable, b.fdiv(ir.Constant(F32, 127.0), size), ir.Constant(F32, 0.0))
+        rounded = []
+        for value in values:
+            value = b.select(splat(b, usable, LANES), value, constant(wide, 0.0))
+            moved = b.fadd(b.fmul(value, splat(b, inverse, LANES)), constant(wide, ROUND))
+            rounded.append(b.sub(b.bitcast(moved, whole), constant(whole, 0x4B400000)))
+        codes = b.trunc(join(b, join(b, rounded[0], rounded[1]), join(b, rounded[2], rounded[3])), vector(I8, RUN))
+        store(b, codes, at(b, row, run, RUN))
+        store(b, scale, at(b, part_of(b, row, n, SCALES), run, 4))
+        _store_sums(b, row, n, run, b.trunc(zero, I32), group, codes, scale)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6), codegen
+
+
+def _store_sums(b, row, n, run, zero, group, codes, scale):
+    ones = constant(codes.type, 1)
+    fours = dot(b, isa.chosen(), constant(vector(I32, LANES), 0), ones, codes)
+    minus = b.neg(zero)
+    store(b, b.mul(fours, splat(b, minus, LANES)), at(b, part_of(b, row, n, STARTS), run, RUN))
+    eights = b.add(pick(b, fours, range(0, LANES, 2)), pick(b, fours, range(1, LANES, 2)))
+    halves = b.add(pick(b, eights, (0, 2)), pick(b, eights, (1, 3)))
+    whole = b.add(pick(b, halves, (0,)), pick(b, halves, (1,)))
+    per_run = b.udiv(ir.Constant(I64, RUN), group)
+    first = b.mul(run, per_run)
+    sums, origins = (at(b, part_of(b, row, n, part), first, 4) for part in (SUMS, ORIGINS))
+    with b.if_else(b.icmp_signed("==", per_run, ir.Constant(I64, 1))) as (then, otherwise):
+        for branch, values in ((then, whole), (otherwise, halves)):
+            with branch:
+                for i in range(values.type.count):
+                    value = b.extract_element(values, ir.Constant(I32, i))
+                    store(b, b.fmul(b.sitofp(value, F32), scale), offset(b, sums, 4 * i))
+                    store(b, b.mul(value, minus), offset(b, origins, 4 * i))

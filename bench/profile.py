@@ -1,0 +1,116 @@
+"""Where the time of a step goes in the CPU backend: per kind of op, for one token and for a prompt.
+
+    python -m bench.profile MODEL [--threads N] [--tokens T] [--steps S] [--by shape|kind]
+
+working, waiting: microseconds of a step, the mean of all threads, medians over the steps. Waiting: for other threads, at the
+barrier before such an op. Outside: before and after the walk of worker 0. GB/s: weights read, while working.
+"""
+import argparse
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rwkv_edge_cpu import layout
+from rwkv_edge_cpu.executable import CpuExecutable
+from rwkv_edge_cpu.intrinsics import CLOCK_TICKS
+from rwkv_edge_cpu.quantize_op import with_bytes
+from rwkv_edge_cpu.schedule import in_phases
+
+from rwkv_edge import Model
+from rwkv_edge.plan import Activation, MatMul, Op
+
+
+@dataclass(slots=True)
+class Line:
+    """A kind of op in one step: how many, microseconds, bytes of weights."""
+
+    count: int = 0
+    working: float = 0.0
+    waiting: float = 0.0
+    nbytes: int = 0
+    barriers: int = 0
+
+
+def label(op: Op, by: str) -> str:
+    kind = type(op).__name__
+    if isinstance(op, MatMul):
+        n_out, n_in = op.weight.shape
+        lies = "columns" if op.weight.data.strides[0] < op.weight.data.strides[1] else "rows"
+        return f"{kind} {op.weight.format} {lies}" + (f" {n_out} x {n_in}" if by == "shape" else "")
+    return f"{kind} {op.kind}" if isinstance(op, Activation) and by == "shape" else kind
+
+
+def measure(model: Model, tokens: NDArray[np.int32], steps: int) -> tuple[NDArray[np.float64], float]:
+    """(times [steps, threads, 2 * ops + 1] in microseconds, median microseconds around the walk).
+
+    NaN for threads that were left out of a step because the machine was busy.
+    """
+    executable = model._executable
+    assert isinstance(executable, CpuExecutable), "bench.profile knows the cpu backend only"
+    times = executable.keep_times()
+    state = model.new_state()
+    kept, outside = [], []
+    for _ in range(steps + 2):
+        times[:] = 0
+        begin = time.perf_counter()
+        model.forward(tokens, state)
+        wall = 1e6 * (time.perf_counter() - begin)
+        kept.append(np.where(times == 0, np.nan, times * (1e6 / CLOCK_TICKS)))
+        outside.append(wall - (kept[-1][0, -1] - kept[-1][0, 0]))
+    return np.array(kept[2:]), float(np.median(outside[2:]))
+
+
+def lines(ops: tuple[Op, ...], barriers: NDArray[np.int64], times: NDArray[np.float64], by: str) -> dict[str, Line]:
+    spent = np.median(np.nanmean(np.diff(times, axis=2), axis=1), axis=0)
+    table: dict[str, Line] = defaultdict(Line)
+    for i, op in enumerate(ops):
+        line = table[label(op, by)]
+        line.count += 1
+        line.waiting += spent[2 * i]
+        line.working += spent[2 * i + 1]
+        line.barriers += int(barriers[i])
+        line.nbytes += op.weight.nbytes if isinstance(op, MatMul) else 0
+    return table
+
+
+def show(title: str, table: dict[str, Line], outside: float, tokens: int) -> None:
+    wall = outside + sum(line.working + line.waiting for line in table.values())
+    print(f"\n{title}: {wall / 1e3:.3f} ms a step, {1e6 * tokens / wall:.1f} tokens/s")
+    print(f"{'op':34} {'count':>5} {'barriers':>8} {'working us':>11} {'waiting us':>11} {'share':>7} {'GB/s':>6}")
+    for name, line in sorted(table.items(), key=lambda item: -item[1].working - item[1].waiting):
+        share = (line.working + line.waiting) / wall
+        speed = f"{line.nbytes / line.working / 1e3:6.1f}" if line.nbytes else ""
+        numbers = f"{line.count:5} {line.barriers:8} {line.working:11.1f} {line.waiting:11.1f} {share:7.1%}"
+        print(f"{name:34} {numbers} {speed}")
+    other = sum(line.working for line in table.values() if not line.nbytes)
+    waiting = sum(line.waiting for line in table.values())
+    print(f"outside {outside:.1f} us ({outside / wall:.1%})", end=" · ")
+    print(f"no matrix {other / wall:.1%} · waiting {waiting / wall:.1%}", end=" · ")
+    print(f"all but matrices {(other + waiting + outside) / wall:.1%}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--tokens", type=int, default=512, help="of the prompt; 0: decode alone")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--by", choices=["shape", "kind"], default="shape")
+    arguments = parser.parse_args()
+    with Model(arguments.model, "cpu", threads=arguments.threads) as model:
+        ops = in_phases(with_bytes(model.plan))[0].ops
+        for n, steps in ((1, arguments.steps), (arguments.tokens, 3)):
+            if n == 0:
+                continue
+            times, outside = measure(model, np.arange(1, n + 1, dtype=np.int32), steps)
+            program = model._executable._program  # type: ignore[attr-defined]
+            took_part = float((~np.isnan(times[:, :, 0])).sum(axis=1).mean())
+            table = lines(ops, program.records[:, layout.BARRIER], times, arguments.by)
+            title = "one token" if n == 1 else f"{n} tokens"
+            show(f"{title}, {took_part:.1f} of {times.shape[1]} threads", table, outside, n)
+
+
+if __name__ == "__main__":
+    main()
