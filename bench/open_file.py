@@ -1,13 +1,15 @@
 """How long opening a large model takes, and how much private memory.
 
-    python -m bench.open_file [--gigabytes 3] [--layers 32] [--folder /tmp]
+    python -m bench.open_file [FILE] [--gigabytes 3] [--layers 32] [--folder /tmp]
 
-Writes a sparse RWKV-7 checkpoint of about that size as .pth and as .safetensors (its numbers are holes in the file),
+With FILE: drops that file from the system's cache first, and so measures the disk too (Linux). Without:
+writes a sparse RWKV-7 checkpoint of about that size as .pth and as .safetensors (its numbers are holes in the file),
 opens each in a new process and prints seconds and the growth of private memory (/proc/self/smaps_rollup).
 """
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -86,12 +88,23 @@ def safetensors_pieces(tensors: dict[str, tuple[int, ...]]) -> Iterator[bytes | 
     yield b"\0"
 
 
+def drop_from_cache(path: Path) -> None:
+    """Pages that another process has mapped stay."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--gigabytes", type=float, default=3)
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--folder")
     arguments = parser.parse_args()
+    if arguments.file:
+        drop_from_cache(arguments.file)
+        subprocess.run([sys.executable, "-c", MEASURE, str(arguments.file), f"{arguments.file}, cold"], check=True)
+        return
     tensors = shapes(arguments.gigabytes, arguments.layers)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for name, pieces in (("model.pth", pth_pieces(tensors)), ("model.safetensors", safetensors_pieces(tensors))):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rwkv_edge.arch import ModelShape, build_plan, read_shape
 from rwkv_edge.backend import Batch
-from rwkv_edge.errors import InputError, ModelFileError
+from rwkv_edge.errors import InputError
 from rwkv_edge.fingerprint import fingerprint
 from rwkv_edge.plan import MatMul
 from rwkv_edge.sampling import Sampler, Sampling, uncounted_tokens
@@ -59,10 +59,8 @@ class Model:
     ) -> None:
         if threads is not None and (type(threads) is not int or threads < 1):
             raise InputError(f"threads must be an integer from 1, got {threads!r}")
-        if not str(path):
-            raise ModelFileError("the path of the model is empty")
         chosen = parse(strategy)
-        self.weights: Weights = open_weights(Path(path))
+        self.weights: Weights = open_weights(path)
         self.shape: ModelShape = read_shape(self.weights)
         backend = choose_backend(chosen)
         self.backend_name = backend.name

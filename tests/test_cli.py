@@ -67,6 +67,8 @@ def test_demo_continues_its_prompt_like_python(capsys: pytest.CaptureFixture[str
         (["run", "MODEL", "-p", "x", "-n", "0"], "max_tokens"),
         (["run", "MODEL", "-p", "x", "--threads", "0"], "threads"),
         (["info", "/no/such/model.gguf"], "/no/such/model.gguf"),
+        (["info", "/no/such\nmodel\x1b[1m"], r"/no/such\nmodel\x1b[1m"),
+        (["info", ""], "empty"),
     ],
 )
 def test_a_mistake_is_one_sentence(

@@ -25,8 +25,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _printable(message: object) -> str:
+    """On one line: a file's name may hold anything, line ends and terminal escapes included."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(message))
+
+
 def _show_warning(message: Warning | str, category: type[Warning], *rest: object, **named: object) -> None:
-    print(f"rwkv-edge: note: {message}", file=sys.stderr)
+    print(f"rwkv-edge: note: {_printable(message)}", file=sys.stderr)
 
 
 def _drop_output() -> None:
@@ -46,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             args.run(args)
         except RwkvEdgeError as error:
-            print(f"rwkv-edge: {error}", file=sys.stderr)
+            print(f"rwkv-edge: {_printable(error)}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print(file=sys.stderr)

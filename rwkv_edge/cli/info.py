@@ -1,7 +1,6 @@
 """`rwkv-edge info MODEL`: what a model file holds, without loading it."""
 import argparse
 import time
-from pathlib import Path
 
 from rwkv_edge.arch import build_plan, read_shape
 from rwkv_edge.weights import Weights, open_weights
@@ -15,7 +14,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
-    weights = open_weights(Path(args.model))
+    weights = open_weights(args.model)
     opened = time.perf_counter() - start
     for label, value in [*facts(weights), ("opened in", f"{opened * 1e3:.0f} ms")]:
         print(f"{label:12} {value}")

@@ -7,9 +7,11 @@ written in a printable alphabet of 256 characters, one for each byte, and stream
 import json
 from pathlib import Path
 
-from rwkv_edge.errors import MissingExtraError, TokenizerError
+from rwkv_edge.errors import MissingExtraError, ModelFileError, TokenizerError
 from rwkv_edge.tokenizer.table import TokenTable, id_table
 from rwkv_edge.tokenizer.text import text_bytes
+from rwkv_edge.tokenizer.vocab_text import MAX_FILE
+from rwkv_edge.weights.mapping import read_small_file
 
 
 class BpeTokenizer(TokenTable):
@@ -29,10 +31,10 @@ class BpeTokenizer(TokenTable):
         Raises TokenizerError where the file is not a byte-level BPE that fits, MissingExtraError without `tokenizers`.
         """
         try:
-            description = Path(path).read_text(encoding="utf-8")
+            description = read_small_file(Path(path), MAX_FILE, "a tokenizer.json").decode("utf-8")
             kind = json.loads(description)["model"]["type"]
-        except OSError as error:
-            raise TokenizerError(f"{path} cannot be read ({error.strerror}): expected a tokenizer.json") from None
+        except ModelFileError as error:
+            raise TokenizerError(str(error)) from None
         except (ValueError, LookupError, TypeError, RecursionError):
             kind = None
         if kind != "BPE":

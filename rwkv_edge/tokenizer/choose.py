@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rwkv_edge.errors import TokenizerError
+from rwkv_edge.errors import ModelFileError, TokenizerError
 from rwkv_edge.tokenizer.bpe import BpeTokenizer
 from rwkv_edge.tokenizer.byte import ByteTokenizer
 from rwkv_edge.tokenizer.gguf import gguf_tokenizer
 from rwkv_edge.tokenizer.interface import Tokenizer
-from rwkv_edge.tokenizer.vocab_text import vocab_text_tokenizer
+from rwkv_edge.tokenizer.vocab_text import MAX_FILE, vocab_text_tokenizer
 from rwkv_edge.tokenizer.world import WORLD_ROWS, world_tokenizer
+from rwkv_edge.weights.mapping import read_small_file
 
 _WORLD_SIZES = (65529, 65530, WORLD_ROWS)
 _PILE_SIZES = range(50254, 50433)  # 50277 in released files; with fewer added tokens, or padded to 50304 or 50432
@@ -51,7 +52,6 @@ def _is_json(path: Path) -> bool:
     if path.suffix.lower() == ".json":
         return True
     try:
-        with path.open("rb") as file:
-            return file.read(64).lstrip().startswith(b"{")
-    except OSError as error:
-        raise TokenizerError(f"{path} cannot be read ({error.strerror}): expected a vocabulary file") from None
+        return read_small_file(path, MAX_FILE, "a vocabulary file")[:64].lstrip().startswith(b"{")
+    except ModelFileError as error:
+        raise TokenizerError(str(error)) from None

@@ -7,9 +7,10 @@ import re
 from ast import literal_eval
 from pathlib import Path
 
-from rwkv_edge.errors import TokenizerError
+from rwkv_edge.errors import ModelFileError, TokenizerError
 from rwkv_edge.tokenizer.table import id_table
 from rwkv_edge.tokenizer.trie import TrieTokenizer
+from rwkv_edge.weights.mapping import read_small_file
 
 MAX_FILE = 64 << 20
 """Bytes a vocabulary file may have; the official one has 1.2 million. More is a model given by mistake."""
@@ -40,12 +41,9 @@ def vocab_text_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tri
 def read_vocab_text(path: str | Path) -> dict[int, bytes]:
     """The bytes of each id in a vocabulary text file. Raises TokenizerError naming the file and the line at fault."""
     try:
-        size = Path(path).stat().st_size
-        if size > MAX_FILE:
-            raise TokenizerError(f"{path} has {size} bytes: expected a vocabulary text file of at most {MAX_FILE}")
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise TokenizerError(f"{path} cannot be read ({error.strerror}): expected a vocabulary text file") from None
+        data = read_small_file(Path(path), MAX_FILE, "a vocabulary text file")
+    except ModelFileError as error:
+        raise TokenizerError(str(error)) from None
     tokens: dict[int, bytes] = {}
     for number, line in enumerate(data.rstrip(b"\r\n").split(b"\n") if data else [], 1):
         try:

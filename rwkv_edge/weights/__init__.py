@@ -42,6 +42,8 @@ def open_weights(path: str | Path) -> Weights:
 
 def read_raw(path: str | Path) -> RawFile:
     """The tensors in a file or model directory under their own names; raises ModelFileError."""
+    if path == "":  # as a Path it would be the current directory
+        raise ModelFileError("the path of the model is empty")
     path = Path(path)
     try:
         if path.is_dir():

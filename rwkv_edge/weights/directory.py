@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rwkv_edge.errors import ModelFileError
+from rwkv_edge.weights.mapping import read_small_file
 from rwkv_edge.weights.raw import RawFile, quoted
 from rwkv_edge.weights.strict_json import JsonRefused, parse_object
 from rwkv_edge.weights.tensor import Tensor
@@ -69,14 +70,7 @@ def describe(raw: RawFile, directory: Path) -> RawFile:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; raises ModelFileError."""
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_JSON_BYTES + 1)
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read: {str(error.strerror).lower()}") from error
-    if len(text) > MAX_JSON_BYTES:
-        raise ModelFileError(f"{path}: is larger than {MAX_JSON_BYTES} bytes")
-    try:
-        return parse_object(text)
+        return parse_object(read_small_file(path, MAX_JSON_BYTES, "a JSON file"))
     except JsonRefused as error:
         raise ModelFileError(f"{path}: {error}") from None
 

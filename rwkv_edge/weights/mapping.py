@@ -1,7 +1,9 @@
-"""A file's bytes as a read-only array, without reading them."""
+"""A file's bytes: as a read-only array without reading them, or, for a small file, read. Only of regular files."""
 import mmap
 import os
 import stat
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +17,9 @@ def map_file(path: Path) -> NDArray[np.uint8]:
 
     Raises ModelFileError for a path that is missing, unreadable, empty, a directory or a special file such as a pipe.
     """
+    descriptor, size = _open_regular(path, "a model file")
     try:
-        # Without O_NONBLOCK the open itself waits for a pipe's other end, and the check below would come too late.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"{path}: cannot be opened: {_reason(path, error)}") from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            kind = "directory" if stat.S_ISDIR(status.st_mode) else "special file"
-            raise ModelFileError(f"{path}: is a {kind}, expected a model file")
-        if status.st_size == 0:
+        if size == 0:
             raise ModelFileError(f"{path}: is empty, expected a model file")
         view = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError, OverflowError) as error:  # the last two: larger than a 32-bit address space
@@ -33,6 +27,50 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     finally:
         os.close(descriptor)
     return np.frombuffer(view, np.uint8)
+
+
+def prefetch(data: NDArray[np.uint8], places: Iterable[tuple[int, int]]) -> None:
+    """Have the system read these (offset, size) of a mapped file, all together; only a hint, and in vain on Windows.
+
+    Touching scattered bytes of a file not in memory costs, for each, the wait for the disk and megabytes of read-ahead.
+    """
+    view = data.base.obj if isinstance(data.base, memoryview) else data.base  # numpy has it either way
+    if isinstance(view, mmap.mmap) and hasattr(mmap, "MADV_WILLNEED"):
+        with suppress(OSError):  # a system without this hint
+            for offset, size in places:
+                start = offset // mmap.PAGESIZE * mmap.PAGESIZE
+                view.madvise(mmap.MADV_WILLNEED, start, min(offset + size, len(data)) - start)
+
+
+def read_small_file(path: Path, limit: int, expected: str) -> bytes:
+    """The bytes of a file of at most `limit`; `expected` is what the user should have given ("a vocabulary file").
+
+    Raises ModelFileError for a path that is missing, unreadable, larger, a directory or a special file such as a pipe.
+    """
+    descriptor, size = _open_regular(path, expected)
+    try:
+        with open(descriptor, "rb") as file:
+            data = file.read(min(size, limit) + 1)
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {_reason(path, error)}, expected {expected}") from error
+    if max(size, len(data)) > limit:
+        raise ModelFileError(f"{path}: is larger than {limit} bytes, expected {expected}")
+    return data
+
+
+def _open_regular(path: Path, expected: str) -> tuple[int, int]:
+    """A descriptor to read the file with, which the caller closes, and the file's size."""
+    try:
+        # Without O_NONBLOCK the open itself waits for a pipe's other end, and the check below would come too late.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path}: cannot be opened: {_reason(path, error)}, expected {expected}") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        kind = "directory" if stat.S_ISDIR(status.st_mode) else "special file"
+        raise ModelFileError(f"{path}: is a {kind}, expected {expected}")
+    return descriptor, status.st_size
 
 
 def _reason(path: Path, error: Exception) -> str:

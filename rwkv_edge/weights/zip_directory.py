@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge.errors import ModelFileError
+from rwkv_edge.weights.mapping import prefetch
 from rwkv_edge.weights.raw import quoted
 
 MAX_ENTRIES = 100_000  # the largest RWKV has about 3000 tensors
@@ -38,6 +39,17 @@ class Entry:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What the directory says of an entry whose local header lies at `start`."""
+
+    name: str
+    method: int
+    encrypted: bool
+    start: int
+    size: int
+
+
 def read_directory(path: Path, data: NDArray[np.uint8]) -> dict[str, Entry]:
     """Entry name -> place, in directory order. `data`: uint8, the whole file.
 
@@ -47,17 +59,21 @@ def read_directory(path: Path, data: NDArray[np.uint8]) -> dict[str, Entry]:
     start, size, count = _find_central_directory(path, view)
     if count > MAX_ENTRIES:
         raise ModelFileError(f"{path}: claims {count} zip entries, expected at most {MAX_ENTRIES}")
+    headers: dict[str, _Header] = {}
     entries: dict[str, Entry] = {}
     extents: list[tuple[int, int, str]] = []
     at, end = start, start + size
     for _ in range(count):
         if at + CENTRAL.size > end:
-            raise ModelFileError(f"{path}: the zip directory ends after {len(entries)} of {count} entries")
-        entry, header_start, at = _central_entry(path, view, at, end)
-        if entry.name in entries:
-            raise ModelFileError(f"{path}: has two zip entries named {quoted(entry.name)}")
-        entries[entry.name] = entry
-        extents.append((header_start, entry.start + entry.size, entry.name))
+            raise ModelFileError(f"{path}: the zip directory ends after {len(headers)} of {count} entries")
+        header, at = _central_entry(path, view, at, end)
+        if header.name in headers:
+            raise ModelFileError(f"{path}: has two zip entries named {quoted(header.name)}")
+        headers[header.name] = header
+    prefetch(data, ((header.start, LOCAL.size + len(header.name.encode())) for header in headers.values()))
+    for name, header in headers.items():
+        entries[name] = _local_entry(path, view, header)
+        extents.append((header.start, entries[name].start + entries[name].size, name))
     extents.sort()
     for i, (_, stop, name) in enumerate(extents):
         if stop > (extents[i + 1][0] if i + 1 < len(extents) else start):
@@ -100,10 +116,10 @@ def _find_central_directory(path: Path, view: memoryview) -> tuple[int, int, int
     return start, size, count
 
 
-def _central_entry(path: Path, view: memoryview, at: int, end: int) -> tuple[Entry, int, int]:
-    """The entry whose directory record is at `at`, where its local header starts, and where the next record is."""
+def _central_entry(path: Path, view: memoryview, at: int, end: int) -> tuple[_Header, int]:
+    """What the directory record at `at` says, and where the next record is."""
     record = CENTRAL.unpack_from(view, at)
-    magic, flags, method, header = record[0], record[3], record[4], record[16]
+    magic, flags, method, start = record[0], record[3], record[4], record[16]
     packed, size, name_size, extra_size, comment_size = record[8:13]
     name_start = at + CENTRAL.size
     extra_start = name_start + name_size
@@ -116,18 +132,24 @@ def _central_entry(path: Path, view: memoryview, at: int, end: int) -> tuple[Ent
     except UnicodeDecodeError:
         raise ModelFileError(f"{path}: the zip directory has a name that is not UTF-8 at byte {name_start}") from None
     wide = _zip64_extra(bytes(view[extra_start : extra_start + extra_size]))
-    size, packed, header = (wide.pop(0) if n == IN_ZIP64 and wide else n for n in (size, packed, header))
-    if header + LOCAL.size > len(view):
+    size, packed, start = (wide.pop(0) if n == IN_ZIP64 and wide else n for n in (size, packed, start))
+    if start + LOCAL.size > len(view):
         raise ModelFileError(f"{path}: zip entry {quoted(name)} starts outside the file")
-    magic, _, _, _, _, _, _, _, _, local_name, local_extra = LOCAL.unpack_from(view, header)
-    start = header + LOCAL.size + local_name + local_extra
-    if magic != b"PK\3\4" or bytes(view[header + LOCAL.size : header + LOCAL.size + local_name]) != raw_name:
-        raise ModelFileError(f"{path}: zip entry {quoted(name)} is not where the directory says it is")
-    if start + packed > len(view):
-        raise ModelFileError(f"{path}: zip entry {quoted(name)} has {packed} bytes, more than the file holds")
     if method == STORED and packed != size:
         raise ModelFileError(f"{path}: zip entry {quoted(name)} is stored as {packed} bytes but should have {size}")
-    return Entry(name, method, bool(flags & ENCRYPTED), start, packed), header, next_record
+    return _Header(name, method, bool(flags & ENCRYPTED), start, packed), next_record
+
+
+def _local_entry(path: Path, view: memoryview, header: _Header) -> Entry:
+    """The entry with its place, which only the local header tells."""
+    magic, _, _, _, _, _, _, _, _, name_size, extra_size = LOCAL.unpack_from(view, header.start)
+    name_start = header.start + LOCAL.size
+    start = name_start + name_size + extra_size
+    if magic != b"PK\3\4" or bytes(view[name_start : name_start + name_size]) != header.name.encode():
+        raise ModelFileError(f"{path}: zip entry {quoted(header.name)} is not where the directory says it is")
+    if start + header.size > len(view):
+        raise ModelFileError(f"{path}: zip entry {quoted(header.name)} has {header.size} bytes, more than the file holds")
+    return Entry(header.name, header.method, header.encrypted, start, header.size)
 
 
 def _zip64_extra(extra: bytes) -> list[int]:

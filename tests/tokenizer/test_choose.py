@@ -1,11 +1,13 @@
 """A model finds its tokenizer by the given file, its own tokens, or its size."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from rwkv_edge.errors import TokenizerError
 from rwkv_edge.tokenizer import BpeTokenizer, ByteTokenizer, TrieTokenizer, tokenizer_for, world_tokenizer
+from rwkv_edge.tokenizer.vocab_text import read_vocab_text
 
 TOKENS = ["<s>", "a", "b"]
 
@@ -67,5 +69,21 @@ def test_a_file_for_a_larger_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nowhere.txt", "nowhere.json", "."])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    with pytest.raises(TokenizerError, match="cannot be read"):
+    with pytest.raises(TokenizerError, match=r"cannot be opened|is a directory"):
         tokenizer_for(256, path=path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["pipe.txt", "pipe.json"])
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    os.mkfifo(path)
+    for read in (BpeTokenizer, read_vocab_text, lambda path: tokenizer_for(256, path=path)):
+        with pytest.raises(TokenizerError, match=f"{name}: is a special file"):
+            read(path)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs devices")
+def test_an_endless_device_is_refused() -> None:
+    with pytest.raises(TokenizerError, match="/dev/zero: is a special file, expected a vocabulary file"):
+        tokenizer_for(256, path="/dev/zero")

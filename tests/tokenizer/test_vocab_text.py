@@ -135,10 +135,10 @@ def test_a_model_file_given_as_a_vocabulary_is_refused_unread(tmp_path: Path) ->
     path = tmp_path / "vocab.txt"
     with path.open("wb") as file:
         file.truncate(1 << 34)
-    with pytest.raises(TokenizerError, match="has 17179869184 bytes"):
+    with pytest.raises(TokenizerError, match="is larger than 67108864 bytes"):
         read_vocab_text(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match=r"nowhere\.txt cannot be read"):
+    with pytest.raises(TokenizerError, match=r"nowhere\.txt: cannot be opened: no such file"):
         read_vocab_text(tmp_path / "nowhere.txt")

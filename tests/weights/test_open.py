@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.open_file import pth_pieces, write_sparse
 from rwkv_edge.errors import ModelFileError
 from rwkv_edge.weights import open_weights, read_raw
+from rwkv_edge.weights.mapping import read_small_file
 from tests.checkpoints.pth import write_pth
 from tests.checkpoints.safetensors import file_bytes, write_safetensors
 from tests.checkpoints.tiny import tiny
@@ -61,6 +63,54 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "pipe.pth"
     os.mkfifo(path)
     assert "special file" in must_refuse(read_raw, path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_beside_the_model_is_refused_too(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "model.safetensors", tiny("7"))
+    os.mkfifo(tmp_path / "config.json")
+    assert "config.json: is a special file, expected a JSON file" in must_refuse(read_raw, tmp_path)
+
+
+def test_small_files_are_read_up_to_their_limit(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    assert read_small_file(path, 5, "a text") == b"12345"
+    with pytest.raises(ModelFileError, match="larger than 4 bytes, expected a text"):
+        read_small_file(path, 4, "a text")
+
+
+COLD = """
+import mmap, os, resource, sys
+from pathlib import Path
+from rwkv_edge.weights import zip_directory
+from rwkv_edge.weights.mapping import map_file
+def waits():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+path = Path(sys.argv[1])
+file = path.open("rb")
+os.fsync(file.fileno())
+os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+middle = os.fstat(file.fileno()).st_size // 2 // mmap.PAGESIZE * mmap.PAGESIZE
+view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+view.madvise(mmap.MADV_WILLNEED, middle, 1)
+before = waits()
+view[middle]
+control, before = waits() - before, waits()
+zip_directory.read_directory(path, map_file(path))
+print(control, waits() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="drops a file from the system's cache")
+def test_a_file_not_in_memory_is_not_waited_for_once_per_tensor(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    write_sparse(path, pth_pieces({f"x{i}": (16 << 20,) for i in range(64)}))  # 32 MiB each, more than any read-ahead
+    done = subprocess.run([sys.executable, "-c", COLD, str(path)], capture_output=True, text=True, check=True)
+    control, waits = map(int, done.stdout.split())
+    if control:
+        pytest.skip("this system reads nothing ahead when told to")
+    assert waits < 16
 
 
 LIMITED = """
