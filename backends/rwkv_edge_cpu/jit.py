@@ -10,12 +10,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numba
 from numba import types
 
 from rwkv_edge.errors import BackendError
+from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu import isa
 from rwkv_edge_cpu.cache import cache_directory
 
@@ -63,6 +65,19 @@ def kernel(fastmath: frozenset[str] = ELEMENTWISE) -> Callable[[Callable[..., No
 def decoder(function: Callable[..., None]) -> Kernel:
     """Decorates f(source, stride_out, stride_in, rows, n, target, target_stride); see decode.py."""
     return Kernel(function, DECODE_SIGNATURE, ELEMENTWISE)
+
+
+def specialized(template: Callable[..., None], format: str, **names: Any) -> Callable[..., None]:
+    """The template as a function of its own for one weight format: BLOCK_SIZE, BLOCK_BYTES and `names` are its globals.
+
+    It has its own name, because Numba's cache goes by qualified name.
+    """
+    size = FORMATS[format]
+    names |= {"BLOCK_SIZE": size.block_size, "BLOCK_BYTES": size.block_bytes}
+    function = FunctionType(template.__code__, template.__globals__ | names, f"{template.__name__}_{format}")
+    function.__qualname__ = function.__name__
+    function.__module__ = template.__module__
+    return function
 
 
 # For functions that kernels call: part of the caller, so a loop around them can become vector instructions.

@@ -249,9 +249,9 @@ def _matrix_kernels(record: NDArray[np.int64], format: str) -> tuple[Kernel, Ker
         return quantized.row_kernel(format), quantized.tile_kernel(format)
     record[layout.DECODE] = decoder_of(format).address
     if record[layout.STRIDE_IN] == block.block_bytes:
-        return matvec.ROWS[format], matmul
+        return matvec.row_kernel(format), matmul
     if record[layout.STRIDE_OUT] == block.block_bytes:
-        return matvec.COLUMNS[format], matmul
+        return matvec.column_kernel(format), matmul
     return matmul, matmul
 
 

@@ -4,12 +4,9 @@ One function per format, made when it is first used from the templates here: the
 """
 # mypy: allow-untyped-defs, disable-error-code="call-arg"
 from functools import cache
-from types import FunctionType
-from typing import Any
 
-from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu.intrinsics import floats, int64s
-from rwkv_edge_cpu.jit import REDUCTION, Kernel, decoder, kernel
+from rwkv_edge_cpu.jit import REDUCTION, Kernel, decoder, kernel, specialized
 from rwkv_edge_cpu.layout import (
     GROUP,
     N_FIELDS,
@@ -27,7 +24,7 @@ from rwkv_edge_cpu.layout import (
 from rwkv_edge_cpu.quantized_ir import BLOCKS, block_decode, block_dot, quantize_run, zero_of
 from rwkv_edge_cpu.tile_ir import block_tile, block_unpack, tile_shape
 
-BLOCK_SIZE = BLOCK_BYTES = 0  # templates' globals, see `_specialized`
+BLOCK_SIZE = BLOCK_BYTES = 0  # templates' globals, see `jit.specialized`
 decode_blocks = dot_row = unpack_row = multiply_tile = lambda *_: None
 
 
@@ -88,32 +85,22 @@ def tiles_of(record, frame, scratch, begin, end):
                         out[i] = out[i] + total[i] if k > 0 else total[i]
 
 
-def _specialized(template: Any, format: str, **names: Any) -> Any:
-    """The template as a function of its own for Numba's cache, which goes by qualified name, with these globals."""
-    size = FORMATS[format]
-    names |= {"BLOCK_SIZE": size.block_size, "BLOCK_BYTES": size.block_bytes}
-    function = FunctionType(template.__code__, globals() | names, f"{template.__name__}_{format}")
-    function.__qualname__ = function.__name__
-    function.__module__ = template.__module__
-    return function
-
-
 @cache
 def decode_kernel(format: str) -> Kernel:
-    return decoder(_specialized(decode, format, decode_blocks=block_decode(format)))
+    return decoder(specialized(decode, format, decode_blocks=block_decode(format)))
 
 
 @cache
 def row_kernel(format: str) -> Kernel:
     """For one row x."""
-    return kernel(REDUCTION)(_specialized(rows_of, format, dot_row=block_dot(format)))
+    return kernel(REDUCTION)(specialized(rows_of, format, dot_row=block_dot(format)))
 
 
 @cache
 def tile_kernel(format: str) -> Kernel:
     """For several rows x."""
     names = {"dot_row": block_dot(format), "unpack_row": block_unpack(format), "multiply_tile": block_tile(format)}
-    return kernel(REDUCTION)(_specialized(tiles_of, format, **names))
+    return kernel(REDUCTION)(specialized(tiles_of, format, **names))
 
 
 __all__ = ["BLOCKS", "decode_kernel", "quantize", "row_kernel", "tile_kernel", "zero_of"]
