@@ -40,7 +40,7 @@ class Workplace:
 
     @staticmethod
     def make(threads: int, n_ops: int) -> "Workplace":
-        control = aligned(8 * (layout.COUNTERS + n_ops)).view(np.int64)
+        control = aligned(8 * (layout.COUNTERS + threads * n_ops)).view(np.int64)
         control[:] = 0
         scratch = aligned(4 * layout.SCRATCH_FLOATS * threads).view(np.float32).reshape(threads, -1)
         team = Team(threads, lambda: control.__setitem__(layout.ABORT, 1))

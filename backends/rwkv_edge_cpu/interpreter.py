@@ -34,6 +34,25 @@ def all_here(control, target):
     return True
 
 
+@inlined
+def share_pieces(taken, step, record, frame, scratch, worker, workers):
+    """Do pieces of an op, of GRAIN units, until none is left: first those of this worker's own span, in order, because memory
+    is fast only for who reads on where it stopped; then what others have not come to in theirs.
+
+    taken: address of the first worker's count of pieces that were taken from its span; the next worker's is `step` on.
+    """
+    r = int64s(record, N_FIELDS)
+    units, grain, kernel = r[UNITS], r[GRAIN], r[KERNEL]
+    pieces = (units + grain - 1) // grain
+    for i in range(workers):
+        owner = (worker + i) % workers
+        first, end = pieces * owner // workers, pieces * (owner + 1) // workers
+        piece = first + fetch_add(taken + step * owner, 1)
+        while piece < end:
+            call_kernel(kernel, record, frame, scratch, grain * piece, min(grain * (piece + 1), units))
+            piece = first + fetch_add(taken + step * owner, 1)
+
+
 def walk(records, n_records, frame, control, scratch, worker, workers, arrived, times):
     """Do this worker's part of all ops. Addresses: records, frame, control, scratch. Returns 1 when done, 0 when aborted.
 
@@ -65,10 +84,7 @@ def walk(records, n_records, frame, control, scratch, worker, workers, arrived, 
             if units > 0:
                 call_kernel(r[KERNEL], record, frame, scratch, 0, units)
         else:
-            begin = fetch_add(control + 8 * (COUNTERS + i), grain)
-            while begin < units:
-                call_kernel(r[KERNEL], record, frame, scratch, begin, min(begin + grain, units))
-                begin = fetch_add(control + 8 * (COUNTERS + i), grain)
+            share_pieces(control + 8 * (COUNTERS + i), 8 * n_records, record, frame, scratch, worker, workers)
     if workers > 1:
         fetch_add(control + 8 * ARRIVED, 1)
         if worker == 0 and not all_here(control, arrived + workers):

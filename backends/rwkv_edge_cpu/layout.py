@@ -36,7 +36,7 @@ OPERANDS = slice(OUT, F + 1)
 # The frame: what changes from run to run.
 TOKENS, OUTPUTS, STATES, STARTS, SEGMENTS, N_FRAME = range(6)  # addresses of int32 [T], int32 [M], int64 [S], int64 [S + 1]; S
 
-# Control words that threads share: atomics, a cache line apart, then one counter per op.
+# Control words that threads share: atomics, a cache line apart, then for each worker one counter per op.
 ARRIVED, ABORT, WAITED, COUNTERS = 0, 8, 16, 24
 
 # Scratch of one thread: decoded weights, then room for what a tile returns.
