@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
+from rwkv_edge_cpu.codes import CODES, Codes
 from rwkv_edge_cpu.dot_ir import join, pick
 from rwkv_edge_cpu.vector_ir import F32, I8, I32, I64, Target, constant, load, load_f16, offset, splat, vector
 
@@ -25,15 +26,26 @@ Unpack = Callable[[ir.IRBuilder, Target, ir.Value], Parts]
 
 @dataclass(frozen=True, slots=True)
 class BlockFormat:
-    """weight = scale * (code - zero) + offset.
-
-    zero: None: codes are signed bytes; else they are below 128, so signed and unsigned.  group: weights under one scale.
-    """
+    """How to take a block apart, and what its codes mean."""
 
     unpack: Unpack
-    zero: int | None
-    group: int = 32
-    has_offsets: bool = False
+    codes: Codes
+
+    @property
+    def zero(self) -> int | None:
+        return self.codes.zero
+
+    @property
+    def group(self) -> int:
+        return self.codes.group
+
+    @property
+    def has_offsets(self) -> bool:
+        return self.codes.has_offsets
+
+
+def block_formats(unpacks: dict[str, Unpack]) -> dict[str, BlockFormat]:
+    return {name: BlockFormat(unpack, CODES[name]) for name, unpack in unpacks.items()}
 
 
 def bytes_at(b: ir.IRBuilder, block: ir.Value, start: int, n: int) -> ir.Value:
@@ -171,15 +183,17 @@ def q6_k(b: ir.IRBuilder, cpu: Target, block: ir.Value) -> Parts:
     return Parts(codes, b.fmul(scales, half(b, cpu, block, 208, 16)))
 
 
-ARITHMETIC: dict[str, BlockFormat] = {
-    "q4_0": BlockFormat(q4_0, 8),
-    "q4_1": BlockFormat(q4_1, 0, has_offsets=True),
-    "q5_0": BlockFormat(q5_0, 16),
-    "q5_1": BlockFormat(q5_1, 0, has_offsets=True),
-    "q8_0": BlockFormat(q8_0, None),
-    "q2_k": BlockFormat(q2_k, 0, 16, has_offsets=True),
-    "q3_k": BlockFormat(q3_k, 4, 16),
-    "q4_k": BlockFormat(q4_k, 0, has_offsets=True),
-    "q5_k": BlockFormat(q5_k, 0, has_offsets=True),
-    "q6_k": BlockFormat(q6_k, 32, 16),
-}
+ARITHMETIC = block_formats(
+    {
+        "q4_0": q4_0,
+        "q4_1": q4_1,
+        "q5_0": q5_0,
+        "q5_1": q5_1,
+        "q8_0": q8_0,
+        "q2_k": q2_k,
+        "q3_k": q3_k,
+        "q4_k": q4_k,
+        "q5_k": q5_k,
+        "q6_k": q6_k,
+    }
+)

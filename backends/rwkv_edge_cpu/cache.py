@@ -1,8 +1,7 @@
 """Where compiled code is kept between processes: a directory that is ours alone, or nowhere. Nothing here raises.
 
 Loading from a cache runs what is in it, so a directory that another user could write is never used. Its name holds a
-hash of this package's sources and of Numba's version: Numba itself would not notice that a function called from another
-file has changed.
+hash of all that compiled code depends on: sources, versions, the machine, the instructions that were asked for.
 """
 import hashlib
 import os
@@ -15,17 +14,23 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from rwkv_edge import plan
+from rwkv_edge.quant import formats, grids
+from rwkv_edge_cpu.machine import identity
+
 OVERRIDE = "RWKV_EDGE_CACHE"
+ISA_OVERRIDE = "RWKV_EDGE_ISA"
+CONSTANTS = (formats.__file__, grids.__file__, plan.__file__)  # modules with numbers that kernels are compiled with
 PREFIX = "cpu-"
 KEPT, KEPT_FOR = 3, 7 * 24 * 3600.0  # older versions' directories: the newest few stay, and all younger than so many seconds
 
 
-def cache_directory(isa: str = "") -> Path | None:
-    """The directory for this version's code, made for the instructions named `isa`, made if need be; None: keep nothing.
+def cache_directory() -> Path | None:
+    """The directory for code of this version, for this machine, made if need be; None: keep nothing.
 
     $RWKV_EDGE_CACHE, else the user's cache directory, else a private directory under the system's temporary one.
     """
-    name = _version_name(isa)
+    name = _version_name()
     if name is None:
         return None
     for base in _candidates():
@@ -36,12 +41,13 @@ def cache_directory(isa: str = "") -> Path | None:
     return None
 
 
-def _version_name(isa: str = "") -> str | None:
-    digest = hashlib.sha256(f"{version('numba')} {version('llvmlite')} {sys.version} {isa}".encode())
+def _version_name() -> str | None:
+    parts = [version("numba"), version("llvmlite"), sys.version, os.environ.get(ISA_OVERRIDE, ""), identity()]
+    digest = hashlib.sha256("\0".join(parts).encode())
     try:
-        for source in sorted(Path(__file__).parent.glob("*.py")):
+        for source in [*sorted(Path(__file__).parent.glob("*.py")), *map(Path, CONSTANTS)]:
             digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    except OSError:
+    except OSError:  # a package in an archive
         return None
     return digest.hexdigest()[:16]
 

@@ -5,7 +5,7 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from rwkv_edge.quant.grids import EVEN_SIGNS, IQ3_S_GRID, IQ3_XXS_GRID, IQ4_LEVELS
-from rwkv_edge_cpu.block_ir import BlockFormat, Parts, both, bytes_at, half, nibbles, right, spread_bits, word
+from rwkv_edge_cpu.block_ir import Parts, block_formats, both, bytes_at, half, nibbles, right, spread_bits, word
 from rwkv_edge_cpu.dot_ir import join
 from rwkv_edge_cpu.vector_ir import F32, I8, I16, I32, I64, Target, at, call, constant, load, offset, splat, vector
 
@@ -106,9 +106,4 @@ def iq3_s(b: ir.IRBuilder, cpu: Target, block: ir.Value) -> Parts:
     return Parts(codes, b.fmul(b.sitofp(odd, vector(F32, 8)), half(b, cpu, block, 0, 8)))
 
 
-CODEBOOKS: dict[str, BlockFormat] = {
-    "iq4_nl": BlockFormat(iq4_nl, None),
-    "iq4_xs": BlockFormat(iq4_xs, None),
-    "iq3_xxs": BlockFormat(iq3_xxs, None),
-    "iq3_s": BlockFormat(iq3_s, None),
-}
+CODEBOOKS = block_formats({"iq4_nl": iq4_nl, "iq4_xs": iq4_xs, "iq3_xxs": iq3_xxs, "iq3_s": iq3_s})

@@ -21,7 +21,7 @@ from rwkv_edge_cpu.layout import (
     ZERO,
     A,
 )
-from rwkv_edge_cpu.quantized_ir import BLOCKS, block_decode, block_dot, quantize_run, zero_of
+from rwkv_edge_cpu.quantized_ir import block_decode, block_dot, quantize_run
 from rwkv_edge_cpu.tile_ir import block_tile, block_unpack, tile_shape
 
 BLOCK_SIZE = BLOCK_BYTES = 0  # templates' globals, see `jit.specialized`
@@ -101,6 +101,3 @@ def tile_kernel(format: str) -> Kernel:
     """For several rows x."""
     names = {"dot_row": block_dot(format), "unpack_row": block_unpack(format), "multiply_tile": block_tile(format)}
     return kernel(REDUCTION)(specialized(tiles_of, format, **names))
-
-
-__all__ = ["BLOCKS", "decode_kernel", "quantize", "row_kernel", "tile_kernel", "zero_of"]

@@ -1,6 +1,6 @@
 """Products of blocks with activations rounded to bytes, as LLVM IR: what all block formats share.
 
-An activation row [n] as bytes (see `activation_bytes`), its parts one behind the other; a run is 32 of them, a group as many
+An activation row [n] as bytes (of `activation_bytes`), its parts one behind the other; a run is 32 of them, a group as many
 as the weight format has under one scale:
     bytes     int8 [n], from -127 to 127
     scales    float32 [n / 32], of each run
@@ -20,6 +20,7 @@ from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu import isa
 from rwkv_edge_cpu.block_ir import ARITHMETIC, RUN, BlockFormat
 from rwkv_edge_cpu.codebook_ir import CODEBOOKS
+from rwkv_edge_cpu.codes import ORIGINS, SCALES, STARTS, SUMS, zero_of
 from rwkv_edge_cpu.dot_ir import dot, join, pick
 from rwkv_edge_cpu.vector_ir import (
     F32,
@@ -41,26 +42,11 @@ from rwkv_edge_cpu.vector_ir import (
 
 BLOCKS: dict[str, BlockFormat] = ARITHMETIC | CODEBOOKS
 LANES = 8  # sums of four products in a run
-# Where the parts of an activation row begin, in eighths of n bytes.
-SCALES, STARTS, SUMS, ORIGINS, END = 8, 9, 17, 19, 21
 ROUND = 1.5 * 2.0**23  # added and taken away: rounds to whole numbers, halves to even
 
 
 def part_of(b: ir.IRBuilder, x: ir.Value, n: ir.Value, eighths: int) -> ir.Value:
     return b.add(x, b.mul(b.udiv(n, ir.Constant(I64, 8)), ir.Constant(I64, eighths)))
-
-
-def activation_bytes(n: int) -> int:
-    """Bytes of an activation row of n numbers, a whole number of cache lines."""
-    return -(-n * END // 8 // 64) * 64
-
-
-def zero_of(name: str) -> int:
-    """The code of weight zero, as the products see it."""
-    zero = BLOCKS[name].zero
-    if zero is None:
-        return 128 if isa.chosen().unsigned else 0
-    return zero
 
 
 def product_bytes(b: ir.IRBuilder, name: str, codes: ir.Value) -> ir.Value:
