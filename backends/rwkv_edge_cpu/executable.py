@@ -14,7 +14,6 @@ from rwkv_edge.errors import BackendError
 from rwkv_edge_cpu import layout, program
 from rwkv_edge_cpu.inputs import Inputs, address
 from rwkv_edge_cpu.machine_code import address as code_address
-from rwkv_edge_cpu.machine_code import kernel_name
 from rwkv_edge_cpu.pace import Pace
 from rwkv_edge_cpu.system import CLOCK_TICKS
 from rwkv_edge_cpu.team import Team
@@ -61,7 +60,7 @@ class CpuExecutable:
         self._program: program.Program | None = program.build(plan, threads)
         self._n_ops = len(self._program.records)
         self._n_barriers = int(self._program.records[:, layout.BARRIER].sum())
-        self._walk = WALK(code_address(kernel_name("interpreter.walk")))
+        self._walk = WALK(code_address(program.WALK))
         self._records_at = address(self._program.records)
         self._inputs: Inputs | None = None
         self._shape: tuple[int, int, int] | None = None

@@ -1,14 +1,21 @@
 """The addresses of kernels: loaded from what an earlier process kept, or compiled now, which needs Numba and takes long."""
+import logging
 import os
 import threading
+import time
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from rwkv_edge.errors import BackendError
 from rwkv_edge_cpu import kept
 from rwkv_edge_cpu.image import Image
 
+if TYPE_CHECKING:
+    from rwkv_edge_cpu.jit import Kernel
+
+_log = logging.getLogger("rwkv_edge")
 _lock = threading.RLock()
 
 
@@ -48,19 +55,18 @@ def address(name: KernelName) -> int:
     with _lock:
         data = kept.read(str(name))
         if data is None:
-            data = _compiled(name)
+            begin = time.perf_counter()
+            data = kernel_of(name).compiled().to_bytes()
             kept.write(str(name), data)
+            _log.info("compiled %s in %.2f s", name, time.perf_counter() - begin)
         try:
             return Image.from_bytes(data).load()
         except OSError as error:
             raise BackendError(f"compiled code cannot run here: {error.strerror or error}; use the numpy backend") from error
 
 
-def _compiled(name: KernelName) -> bytes:
-    try:
-        found = getattr(import_module(f"rwkv_edge_cpu.{name.module}"), name.name)
-    except ImportError as error:  # installed, but for another Python or NumPy
-        raise BackendError(f"Numba cannot be loaded ({error}); repair it, or use the numpy backend") from error
-    kernel = found(*name.arguments) if name.arguments else found
-    image: Image = kernel.compiled()
-    return image.to_bytes()
+def kernel_of(name: KernelName) -> "Kernel":
+    """Imports Numba."""
+    found = getattr(import_module(f"rwkv_edge_cpu.{name.module}"), name.name)
+    kernel: Kernel = found(*name.arguments) if name.arguments else found
+    return kernel

@@ -89,6 +89,29 @@ LOWERINGS: dict[type, Lowering] = {
 MAY_BE_SHARED = {p.Lerp: "weight", p.Add: "b", p.Multiply: "b", p.Wkv6: "decay"}
 
 
+WALK = kernel_name("interpreter.walk")
+MATMUL = kernel_name("matmul.matmul")  # weights of any strides
+
+
+def decoder_of(format: str) -> KernelName:
+    return kernel_name("decode.decoder_of", format)
+
+
+def matrix_kernels(format: str) -> tuple[KernelName, ...]:
+    """Of one row of x and of several, for blocks; of one row for floats that lie row by row, and column by column."""
+    blocks, floats = ("quantized.row_kernel", "quantized.tile_kernel"), ("matvec.row_kernel", "matvec.column_kernel")
+    names = floats if FORMATS[format].is_float else blocks
+    return tuple(kernel_name(name, format) for name in names)
+
+
+def every_kernel() -> list[KernelName]:
+    """Of all ops and formats."""
+    ops = [lowering.kernel for lowering in LOWERINGS.values() if lowering.kernel is not None]
+    activations = [kernel_name("elementwise.activation", kind) for kind in p.ACTIVATIONS]
+    matrices = [name for format in FORMATS for name in (decoder_of(format), *matrix_kernels(format))]
+    return list(dict.fromkeys([WALK, *ops, *activations, MATMUL, *matrices]))
+
+
 @dataclass(slots=True, eq=False)
 class Program:
     """Records for one plan and number of threads.
@@ -168,7 +191,7 @@ def build(plan: p.Plan, threads: int) -> Program:
             one = several = kernel_name("elementwise.activation", op.kind)
         elif isinstance(op, p.Embed):
             _place_weight(records[i], op.weight, kept)
-            records[i, layout.DECODE] = address(kernel_name("decode.decoder_of", op.weight.format))
+            records[i, layout.DECODE] = address(decoder_of(op.weight.format))
         elif isinstance(op, p.MatMul):
             _place_weight(records[i], op.weight, kept)
             one, several = _matrix_kernels(records[i], op.weight.format)
@@ -241,16 +264,16 @@ def _place_weight(record: NDArray[np.int64], weight: Tensor, kept: list[NDArray[
 
 def _matrix_kernels(record: NDArray[np.int64], format: str) -> tuple[KernelName, KernelName]:
     """For a single row of x, and for more."""
-    block, matmul = FORMATS[format], kernel_name("matmul.matmul")
+    block, kernels = FORMATS[format], matrix_kernels(format)
     if not block.is_float:
         record[layout.X_STRIDE] = activation_bytes(int(record[layout.N_IN]))
-        return kernel_name("quantized.row_kernel", format), kernel_name("quantized.tile_kernel", format)
-    record[layout.DECODE] = address(kernel_name("decode.decoder_of", format))
+        return kernels[0], kernels[1]
+    record[layout.DECODE] = address(decoder_of(format))
     if record[layout.STRIDE_IN] == block.block_bytes:
-        return kernel_name("matvec.row_kernel", format), matmul
+        return kernels[0], MATMUL
     if record[layout.STRIDE_OUT] == block.block_bytes:
-        return kernel_name("matvec.column_kernel", format), matmul
-    return matmul, matmul
+        return kernels[1], MATMUL
+    return MATMUL, MATMUL
 
 
 def _rows_at_once(weight: Tensor, threads: int) -> int:
