@@ -10,6 +10,7 @@ The program builder names them: kernel_name("elementwise.add"), kernel_name("qua
 nothing of Numba's: a kernel cannot raise, allocate or call Python, and of the system only what system.py lists.
 """
 # mypy: allow-untyped-calls, allow-untyped-decorators, disable-error-code="assignment, misc, call-overload"
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +18,7 @@ from types import FunctionType
 from typing import Any
 
 import numba
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import compiler
 from numba.core.codegen import AOTCodeLibrary, JITCPUCodegen
@@ -87,22 +88,29 @@ inlined: Callable[..., Any] = numba.njit(forceinline=True, _nrt=False, error_mod
 
 
 class _Codegen(JITCPUCodegen):
-    """For this CPU, as Numba's own, but to object files in which all references are relative."""
+    """Numba's own for this CPU, except that nothing is loaded."""
 
     _library_class = AOTCodeLibrary
 
-    def _customize_tm_options(self, options: dict[str, Any]) -> None:
-        super()._customize_tm_options(options)
-        options |= {"reloc": "pic", "codemodel": "small"}
-        options.pop("jit", None)
-
     def _add_module(self, module: Any) -> None:
-        """Nothing runs here."""
+        pass
 
 
 @cache
 def _context() -> Any:
     return cpu_target.target_context.subtarget(_internal_codegen=_Codegen("rwkv_edge"))
+
+
+@cache
+def _elf_machine() -> tuple[str, Any]:
+    """(triple, target machine) for this CPU and this system's calls, but ELF object files with relative references only."""
+    triple, cpu, features = _context().codegen().magic_tuple()
+    system = "pc-windows-msvc-elf" if sys.platform == "win32" else "unknown-linux-gnu"
+    if sys.platform == "darwin" and not triple.startswith("x86_64"):
+        features += ",+reserve-x18"  # which Apple's systems keep for themselves
+    triple = f"{triple.partition('-')[0]}-{system}"
+    target = binding.Target.from_triple(triple)
+    return triple, target.create_target_machine(cpu=cpu, features=features, opt=3, reloc="pic", codemodel="small")
 
 
 @global_compiler_lock
@@ -119,7 +127,11 @@ def _object(kernel: Kernel) -> bytes:
     ).fndesc
     library.add_ir_module(_entry(context, library, description))
     library.get_function(description.llvm_func_name).linkage = "internal"
-    data: bytes = library.emit_native_object()
+    library.finalize()  # inlines, optimizes
+    triple, machine = _elf_machine()
+    module = binding.parse_bitcode(library.emit_bitcode())
+    module.triple, module.data_layout = triple, str(machine.target_data)
+    data: bytes = machine.emit_object(module)
     return data
 
 

@@ -32,6 +32,7 @@ _MEMORY: dict[str, Callable[[], Any]] = {
     "memset": lambda: _memory_functions().memset,
     "memcpy": lambda: _memory_functions().memcpy,
     "memmove": lambda: _memory_functions().memmove,
+    "memset_pattern16": lambda: _memory_functions().memset_pattern16,  # Apple's only
 }
 
 
