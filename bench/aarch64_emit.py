@@ -1,13 +1,13 @@
 """Assembly of the CPU backend's inner loops for a given ARM core, on any host: LLVM makes it, nothing runs."""
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+# mypy: disable-error-code="attr-defined"
+from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 from unittest import mock
 
 from llvmlite import binding, ir
-from numba.core import config, types
+from numba import config, types
 from rwkv_edge_cpu import isa
 from rwkv_edge_cpu.jit import REDUCTION
 from rwkv_edge_cpu.quantized_ir import BLOCKS, block_dot
@@ -57,12 +57,6 @@ class _Context:
         return None
 
 
-@contextmanager
-def _chosen(name: str) -> Iterator[None]:
-    with mock.patch.object(isa, "chosen", lambda: isa.ISAS[name]):
-        yield
-
-
 def _machine(core: Core) -> Any:
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
@@ -79,10 +73,10 @@ def assembly(intrinsic: Any, core: Core) -> str:
     function = ir.Function(module, kind, "inner_loop")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     builder._fastmathflags = sorted(REDUCTION)
-    with _chosen(core.isa):
+    with mock.patch.object(isa, "chosen", return_value=isa.ISAS[core.isa]):
         result = codegen(_Context(core.name), builder, kinds, list(function.args))
     builder.ret_void() if result is None else builder.ret(result)
-    return machine.emit_assembly(_optimised(module, machine))
+    return str(machine.emit_assembly(_optimised(module, machine)))
 
 
 def _optimised(module: ir.Module, machine: Any) -> Any:

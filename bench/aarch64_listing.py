@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cache
 
 LABEL = re.compile(r"(\.?\w+):")
-BRANCH = re.compile(r"b|b\.?(eq|ne|cs|hs|cc|lo|mi|pl|vs|vc|hi|ls|ge|lt|gt|le|any|none)|cbn?z|tbn?z")
+CONDITIONAL = re.compile(r"b\.?(eq|ne|cs|hs|cc|lo|mi|pl|vs|vc|hi|ls|ge|lt|gt|le|any|none)|cbn?z|tbn?z")
 VECTOR = re.compile(r"\b(v\d+\.|q\d+\b)")
 NEGATIVE_BYTE = re.compile(r"\b0xf{14}([0-9a-f]{2})\b")  # GCC's; LLVM takes a byte
 # Products of weights with activations that one instruction makes: int8 for blocks, float for plain weights.
 INT_PRODUCTS = {"sdot": 16, "smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8, "smmla": 32}
-FLOAT_PRODUCTS = {"fmla": 4}
+FLOAT_PRODUCTS = {"fmla": 4, "fmul": 4}
 ITERATIONS = 100
 
 
@@ -54,8 +54,11 @@ def function_lines(listing: str, function: str) -> list[str]:
 
 
 def loops(listing: str, function: str) -> list[Loop]:
-    """The innermost ones: from a label to a branch back to it, with no such branch between."""
-    found, labels, code, last_branch = [], {}, [], -1
+    """The innermost ones: from a label to a conditional branch back to it, with no such branch between."""
+    found: list[Loop] = []
+    labels: dict[str, int] = {}
+    code: list[tuple[str, str]] = []
+    last_branch = -1
     for line in function_lines(listing, function):
         if label := LABEL.fullmatch(line):
             labels[label[1]] = len(code)
@@ -64,7 +67,7 @@ def loops(listing: str, function: str) -> list[Loop]:
         operands = NEGATIVE_BYTE.sub(r"0x\1", " ".join(operands.split()))
         code.append((name, operands))
         target = operands.split(",")[-1].strip()
-        if BRANCH.fullmatch(name) and target in labels:
+        if CONDITIONAL.fullmatch(name) and target in labels:
             if labels[target] > last_branch:
                 found.append(Loop(target, tuple(code[labels[target] :])))
             last_branch = len(code) - 1
