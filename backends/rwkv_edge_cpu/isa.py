@@ -49,7 +49,7 @@ ISAS = {
         Isa("avxvnni", 8, True, 8, 8),
         Isa("avx2", 8, False, 8, 4),
         Isa("neon_dotprod", 4, False, 8, 4),
-        Isa("neon", 4, False, 8, 4),
+        Isa("neon", 4, False, 8, 2),
         Isa("generic", 8, False, 8, 2),
     )
 }

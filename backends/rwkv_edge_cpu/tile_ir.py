@@ -14,6 +14,7 @@ from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu import isa
 from rwkv_edge_cpu.block_ir import RUN
 from rwkv_edge_cpu.dot_ir import dot
+from rwkv_edge_cpu.neon_ir import LARGEST, NEON, tile_products
 from rwkv_edge_cpu.quantized_ir import BLOCKS, ORIGINS, SCALES, SUMS, part_of, product_bytes, zero_of
 from rwkv_edge_cpu.vector_ir import F32, I8, I32, I64, Target, at, constant, load, multiply_add, offset, splat, store, vector
 
@@ -93,11 +94,9 @@ def _add_run(b, name, weights, x, x_stride, n, first, index, totals):
             if zero_of(name):
                 start = splat(b, load(b, b.add(offset(b, x_origins, 4 * group), delta), I32), rows)
             products.append(start)
-        for i in range(group * words, (group + 1) * words):
-            tile_codes = load(b, offset(b, at(b, codes, index, RUN * rows), 4 * rows * i), vector(I8, 4 * rows))
-            for j, delta in enumerate(deltas):
-                four = splat(b, load(b, b.add(offset(b, x_bytes, 4 * i), delta), I32), rows)
-                products[j] = dot(b, isa.chosen(), products[j], tile_codes, b.bitcast(four, tile_codes.type))
+        at_words = offset(b, at(b, codes, index, RUN * rows), 4 * rows * group * words)
+        xs = [b.add(offset(b, x_bytes, 4 * group * words), delta) for delta in deltas]
+        products = _add_words(b, name, at_words, xs, words, products)
         at_group = 4 * rows * group
         scale = load(b, offset(b, at(b, scales, index, 4 * rows * groups), at_group), kind)
         for j, delta in enumerate(deltas):
@@ -107,6 +106,19 @@ def _add_run(b, name, weights, x, x_stride, n, first, index, totals):
                 shift = load(b, offset(b, at(b, offsets, index, 4 * rows * groups), at_group), kind)
                 of_group = splat(b, load(b, b.add(offset(b, x_sums, 4 * group), delta), F32), rows)
                 b.store(multiply_add(b, shift, of_group, b.load(totals[j])), totals[j])
+
+
+def _add_words(b, name, codes, xs, words, sums):
+    """sums[j], <rows x i32>, plus products of `words` words of each row, at `codes`, with as many of token j, at xs[j]."""
+    rows = isa.chosen().rows
+    if isa.chosen().name in NEON:
+        return tile_products(b, isa.chosen(), LARGEST.get(name, 128), codes, xs, words, sums)
+    for i in range(words):
+        tile_codes = load(b, offset(b, codes, 4 * rows * i), vector(I8, 4 * rows))
+        for j, x in enumerate(xs):
+            four = splat(b, load(b, offset(b, x, 4 * i), I32), rows)
+            sums[j] = dot(b, isa.chosen(), sums[j], tile_codes, b.bitcast(four, tile_codes.type))
+    return sums
 
 
 @intrinsic
