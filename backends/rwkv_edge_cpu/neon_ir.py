@@ -2,7 +2,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls
 from llvmlite import ir
 
-from rwkv_edge_cpu.dot_ir import join, pick
+from rwkv_edge_cpu.dot_ir import pick
 from rwkv_edge_cpu.isa import Isa
 from rwkv_edge_cpu.vector_ir import I8, I16, I32, call, load, offset, vector
 
@@ -16,28 +16,21 @@ LARGEST |= dict.fromkeys(("q5_0", "q5_1", "q5_k"), 31)
 Parts = list[ir.Value]  # of one token: sums of four rows each
 
 
-def tile_products(
-    b: ir.IRBuilder, isa: Isa, largest: int, codes: ir.Value, xs: list[ir.Value], words: int, sums: Parts
-) -> Parts:
-    """sums[j], <isa.rows x i32>, plus products of `words` words of each row, at `codes`, with as many of token j, at xs[j].
+def add_words(
+    b: ir.IRBuilder, isa: Isa, name: str, codes: ir.Value, xs: list[ir.Value], words: int, sums: list[Parts]
+) -> None:
+    """Add to sums[j] the products of `words` words of each row, at `codes`, with as many of token j, at xs[j].
 
-    largest: of the codes, without their signs.
+    codes: of format `name`.  words: a multiple of WORDS.
     """
-    parts = [[pick(b, total, range(i, i + 4)) for i in range(0, isa.rows, 4)] for total in sums]
+    together = min(WORDS, 32767 // (2 * LARGEST.get(name, 128) * 127))  # words
     for first in range(0, words, WORDS):
         tokens = [load(b, offset(b, x, 4 * first), BYTES) for x in xs]
         rows = [_rows(b, isa, codes, first + i) for i in range(WORDS)]
         if isa.name == "neon_dotprod":
-            _add_dots(b, rows, tokens, parts)
+            _add_dots(b, rows, tokens, sums)
         else:
-            _add_long(b, rows, tokens, parts, min(WORDS, max(1, 32767 // (2 * largest * 127))))
-    return [_joined(b, of_token) for of_token in parts]
-
-
-def _joined(b: ir.IRBuilder, parts: Parts) -> ir.Value:
-    while len(parts) > 1:
-        parts = [join(b, x, y) for x, y in zip(parts[::2], parts[1::2], strict=True)]
-    return parts[0]
+            _add_long(b, rows, tokens, sums, together)
 
 
 def _rows(b: ir.IRBuilder, isa: Isa, codes: ir.Value, word: int) -> Parts:

@@ -13,8 +13,8 @@ from numba.extending import intrinsic
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu import isa
 from rwkv_edge_cpu.block_ir import RUN
-from rwkv_edge_cpu.dot_ir import dot
-from rwkv_edge_cpu.neon_ir import LARGEST, NEON, tile_products
+from rwkv_edge_cpu.dot_ir import dot, join, pick
+from rwkv_edge_cpu.neon_ir import NEON, add_words
 from rwkv_edge_cpu.quantized_ir import BLOCKS, ORIGINS, SCALES, SUMS, part_of, product_bytes, zero_of
 from rwkv_edge_cpu.vector_ir import F32, I8, I32, I64, Target, at, constant, load, multiply_add, offset, splat, store, vector
 
@@ -112,7 +112,9 @@ def _add_words(b, name, codes, xs, words, sums):
     """sums[j], <rows x i32>, plus products of `words` words of each row, at `codes`, with as many of token j, at xs[j]."""
     rows = isa.chosen().rows
     if isa.chosen().name in NEON:
-        return tile_products(b, isa.chosen(), LARGEST.get(name, 128), codes, xs, words, sums)
+        parts = [[pick(b, total, range(i, i + 4)) for i in range(0, rows, 4)] for total in sums]
+        add_words(b, isa.chosen(), name, codes, xs, words, parts)
+        return [join(b, *of_token) for of_token in parts]
     for i in range(words):
         tile_codes = load(b, offset(b, codes, 4 * rows * i), vector(I8, 4 * rows))
         for j, x in enumerate(xs):
