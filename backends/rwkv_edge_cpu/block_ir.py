@@ -47,7 +47,7 @@ def word(b: ir.IRBuilder, block: ir.Value, start: int, kind: ir.Type = I32) -> i
 def half(b: ir.IRBuilder, cpu: Target, block: ir.Value, start: int, lanes: int) -> ir.Value:
     """A float16 of the block in all lanes."""
     address = offset(b, block, start)
-    if cpu.halves:
+    if cpu.halves and not cpu.scalar_halves:
         # Spread, then converted: the scalar conversion of x86 waits for whatever was in its register before.
         return b.fpext(splat(b, load(b, address, ir.HalfType()), lanes), vector(F32, lanes))
     return splat(b, load_f16(b, cpu, address, 1), lanes)

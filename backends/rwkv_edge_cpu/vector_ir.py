@@ -22,6 +22,7 @@ SQUARE = 4  # what `square_decode` takes at a time
 class Target:
     """lanes: floats in a vector register.  tokens: columns of a tile.  halves: float16 conversion instructions exist.
 
+    scalar_halves: one at a time costs less than a vector of them.
     byte_shuffle: the function that looks 16 bytes up in a table of 16, empty: none.
     """
 
@@ -29,13 +30,14 @@ class Target:
     tokens: int
     halves: bool
     byte_shuffle: str = ""
+    scalar_halves: bool = False
 
     @staticmethod
     def of(context: Any) -> "Target":
         triple, _, features = context.codegen().magic_tuple()
         enabled = features.split(",")
         if triple.startswith(("aarch64", "arm64")):
-            return Target(4, 4, True, "llvm.aarch64.neon.tbl1.v16i8")
+            return Target(4, 4, True, "llvm.aarch64.neon.tbl1.v16i8", scalar_halves=True)
         halves = "+f16c" in enabled
         shuffle = "llvm.x86.ssse3.pshuf.b.128" if "+ssse3" in enabled else ""
         if "+avx512f" in enabled:
