@@ -11,7 +11,7 @@ from numba import config, types
 from rwkv_edge_cpu import isa
 from rwkv_edge_cpu.jit import REDUCTION
 from rwkv_edge_cpu.quantized_ir import BLOCKS, block_dot
-from rwkv_edge_cpu.tile_ir import block_tile, block_unpack
+from rwkv_edge_cpu.tile_ir import block_tile
 from rwkv_edge_cpu.vector_ir import PLAIN, plain_dot
 
 TRIPLE = "aarch64-linux-gnu"
@@ -89,9 +89,9 @@ def _optimised(module: ir.Module, machine: Any) -> Any:
     return parsed
 
 
-LOOPS: dict[str, Callable[[str], Any]] = {"row": block_dot, "tile": block_tile, "unpack": block_unpack}
+LOOPS: dict[str, Callable[[str], Any]] = {"row": block_dot, "tile": block_tile}
 
 
 def loop_assembly(loop: str, format: str, core: Core) -> str:
-    """loop: "row": weights times one activation row; "tile": times several; "unpack": weights into a tile."""
+    """loop: "row": weights times one activation row; "tile": unpacked weights times several."""
     return assembly((plain_dot if format in PLAIN else LOOPS[loop])(format), core)

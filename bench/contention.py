@@ -1,14 +1,16 @@
 """What is left of decode speed when another process keeps one of two cores busy.
 
-    python -m bench.contention /tmp/m/rwkv7-0.1b-q8_0.gguf [--threads 1,2] [--tokens 32] [--rounds 5] [--cores 2] [--save]
+    python -m bench.contention /tmp/m/rwkv7-0.1b-q8_0.gguf [--threads 1,2] [--tokens 64] [--rounds 5] [--cores 2] [--save]
 
 Everything runs on `--cores` cores. In each round every engine decodes alone, then beside a process that does nothing but
-count, which the system may move between the cores.
+count, which the system may move between the cores. The first second of each is not measured: engines may need some time to
+find out.
 """
 import argparse
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,8 @@ from bench.model_facts import model_facts
 from bench.remote import Remote
 from bench.rounds import interleave
 from bench.table import Row, report
+
+SETTLE = 1.0  # seconds
 
 
 @contextmanager
@@ -43,6 +47,9 @@ def measure(path: Path, chosen: argparse.Namespace, notes: list[str]) -> list[Ro
             remote, contended = contender
             if contended:
                 busy.send_signal(signal.SIGCONT)
+            begin = time.monotonic()
+            while time.monotonic() - begin < SETTLE:
+                decode_rate(remote, facts, chosen.tokens)
             speed = decode_rate(remote, facts, chosen.tokens)
             busy.send_signal(signal.SIGSTOP)
             return speed
@@ -64,7 +71,7 @@ def measure(path: Path, chosen: argparse.Namespace, notes: list[str]) -> list[Ro
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--tokens", type=int, default=32, help="a measurement")
+    parser.add_argument("--tokens", type=int, default=64, help="a measurement")
     parser.add_argument("--cores", type=int, default=2)
     chosen = parser.parse_args()
     use_cores(chosen.cores)

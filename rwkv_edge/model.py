@@ -130,7 +130,7 @@ class Model:
             if not isinstance(state, State):
                 raise InputError(f"expected a State, got {type(state).__name__}")
             state.check_fits(self.plan.slots, self.fingerprint, self._executable.state_dtype)
-        if len({state.data.ctypes.data for state in states}) != len(states):
+        if len(states) > 1 and len({state.data.ctypes.data for state in states}) != len(states):
             raise InputError("two sequences share a state; each needs one of its own (State.copy)")
         with self._turn():
             if not self._finalizer.alive:
@@ -140,6 +140,9 @@ class Model:
     def _check_tokens(self, tokens: Tokens) -> NDArray[np.int32]:
         if isinstance(tokens, str | bytes):
             raise InputError("expected token ids, got text; model.tokenizer.encode makes ids of it")
+        # Between two steps NumPy is out of the cache and slow: the one token of a step is checked without it.
+        if isinstance(tokens, list) and len(tokens) == 1 and type(tokens[0]) is int and 0 <= tokens[0] < self.shape.n_vocab:
+            return np.array(tokens, np.int32)
         try:
             array = np.asarray(tokens)
         except (ValueError, OverflowError) as error:
@@ -163,20 +166,24 @@ class Model:
         while active := [i for i, tokens in enumerate(sequences) if at[i] < len(tokens)]:
             share = max(1, limit // len(active))
             pieces = [sequences[i][at[i] : at[i] + share] for i in active]
-            ends = np.cumsum([len(piece) for piece in pieces])
-            wanted: list[NDArray[Any]] = []
-            for i, piece, end in zip(active, pieces, ends, strict=True):
+            outputs: list[int] = []
+            ends, end = [], 0
+            for i, piece in zip(active, pieces, strict=True):
                 at[i] += len(piece)
-                first = end - len(piece) if full else end - 1 if at[i] == len(sequences[i]) else end
-                wanted.append(np.arange(first, end, dtype=np.int32))
+                begin, end = end, end + len(piece)
+                outputs += range(begin, end) if full else [end - 1] * (at[i] == len(sequences[i]))
+                ends.append(len(outputs))
             batch = Batch(
-                np.concatenate(pieces), [len(p) for p in pieces], [states[i].data for i in active], np.concatenate(wanted)
+                pieces[0] if len(pieces) == 1 else np.concatenate(pieces),
+                [len(piece) for piece in pieces],
+                [states[i].data for i in active],
+                np.array(outputs, np.int32),
             )
-            rows = np.split(self._executable.run(batch), np.cumsum([len(w) for w in wanted])[:-1])
-            for i, piece, part in zip(active, pieces, rows, strict=True):
+            rows = self._executable.run(batch)
+            for i, piece, begin, end in zip(active, pieces, [0, *ends], ends, strict=False):
                 states[i].tokens_seen += len(piece)
-                logits[i].append(part)
-        return [np.concatenate(parts) if full else parts[-1][-1] for parts in logits]
+                logits[i].append(rows[begin:end])
+        return [(parts[0] if len(parts) == 1 else np.concatenate(parts)) if full else parts[-1][-1] for parts in logits]
 
     def encode_prompt(self, prompt: str | bytes) -> list[int]:
         """Token ids of a prompt; warns (PromptWarning) where the model cards say that the answer will suffer."""

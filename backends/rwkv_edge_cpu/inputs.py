@@ -87,6 +87,6 @@ def state_addresses(states: Sequence[NDArray[Any]], size: int) -> list[int]:
         if not (flags.c_contiguous and flags.writeable and flags.aligned):
             raise InputError("a state must be contiguous, aligned and writeable")
         addresses.append(address(state))
-    if any(b - a < 4 * size for a, b in pairwise(sorted(addresses))):
+    if len(addresses) > 1 and any(b - a < 4 * size for a, b in pairwise(sorted(addresses))):
         raise InputError("two segments share a state; each needs its own")
     return addresses

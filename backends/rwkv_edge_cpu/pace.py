@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 THREADS_WORTH, LEAST = 0.7, 0.2  # of waiting: a thread's part of the work, nearly; what uneven work alone can come to
 SMOOTHING = 0.25  # one bad step alone changes nothing
-REST, LONGEST_REST = 0.05, 1.6  # seconds until one more thread is tried again; doubled each time that it fails
+REST, LONGEST_REST = 0.05, 0.4  # seconds until one more thread is tried again; doubled each time that it fails
 
 
 @dataclass(slots=True)
