@@ -10,9 +10,11 @@ from llvmlite import binding, ir
 from numba import config, types
 from rwkv_edge_cpu import isa
 from rwkv_edge_cpu.jit import REDUCTION
-from rwkv_edge_cpu.quantized_ir import BLOCKS, block_dot
+from rwkv_edge_cpu.plain_ir import plain_dots
+from rwkv_edge_cpu.quantized_ir import BLOCKS
+from rwkv_edge_cpu.row_ir import block_dot
 from rwkv_edge_cpu.tile_ir import block_tile
-from rwkv_edge_cpu.vector_ir import PLAIN, plain_dot
+from rwkv_edge_cpu.vector_ir import PLAIN
 
 TRIPLE = "aarch64-linux-gnu"
 LLVM_TYPES = {types.int64: ir.IntType(64), types.float32: ir.FloatType(), types.void: ir.VoidType()}
@@ -94,4 +96,4 @@ LOOPS: dict[str, Callable[[str], Any]] = {"row": block_dot, "tile": block_tile}
 
 def loop_assembly(loop: str, format: str, core: Core) -> str:
     """loop: "row": weights times one activation row; "tile": unpacked weights times several."""
-    return assembly((plain_dot if format in PLAIN else LOOPS[loop])(format), core)
+    return assembly((plain_dots if format in PLAIN else LOOPS[loop])(format), core)

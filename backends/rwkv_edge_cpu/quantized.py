@@ -21,7 +21,8 @@ from rwkv_edge_cpu.layout import (
     ZERO,
     A,
 )
-from rwkv_edge_cpu.quantized_ir import BLOCKS, block_decode, block_dot, quantize_run, zero_of
+from rwkv_edge_cpu.quantized_ir import BLOCKS, block_decode, quantize_run, zero_of
+from rwkv_edge_cpu.row_ir import block_dot
 from rwkv_edge_cpu.tile_ir import block_tile, block_unpack, prefetch_bytes, tile_shape, transpose
 
 PIECE = 256  # weights of each row that are unpacked before they are sorted into a tile; a multiple of every block size

@@ -12,9 +12,9 @@ from numba.extending import intrinsic
 
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu import isa
-from rwkv_edge_cpu.block_ir import RUN
 from rwkv_edge_cpu.dot_ir import dot, join
 from rwkv_edge_cpu.neon_ir import NEON, add_words
+from rwkv_edge_cpu.pieces_ir import RUN
 from rwkv_edge_cpu.quantized_ir import BLOCKS, ORIGINS, SCALES, SUMS, part_of, product_bytes, zero_of
 from rwkv_edge_cpu.vector_ir import F32, I8, I32, I64, Target, at, constant, load, multiply_add, offset, splat, store, vector
 
