@@ -170,9 +170,9 @@ def add_product(b: ir.IRBuilder, x: ir.Value, y: ir.Value, total: ir.Value) -> N
 
 
 def sum_of_all(b: ir.IRBuilder, sums: list[ir.Value]) -> ir.Value:
-    """Over the lanes of sums of several lengths, the longest first."""
-    total, *others = sums
-    for other in sorted(others, key=lambda other: -other.type.count):
+    """Over the lanes of sums of several lengths."""
+    total, *others = sorted(sums, key=lambda one: -one.type.count)
+    for other in others:
         while total.type.count > other.type.count:
             n = total.type.count // 2
             total = b.fadd(pick(b, total, range(n)), pick(b, total, range(n, 2 * n)))
