@@ -29,6 +29,7 @@ from rwkv_edge_cpu.vector_ir import (
     multiply_add,
     offset,
     prefetch,
+    splat,
     sum_of_lanes,
     vector,
 )
@@ -154,7 +155,7 @@ def add_blocks(b, cpu, chains, row, x, n, index, sums, rest):
     format = chains.format
     with_x = Activations.at(b, chains, x, n, b.mul(index, ir.Constant(I64, format.runs)))
     parts = format.take(b, cpu, format.blocks(at(b, row, index, FORMATS[format.name].block_bytes), chains.width))
-    factors = b.fmul(parts.scales, with_x.scales)
+    factors = _factors(b, chains, parts.scales, with_x.scales)
     for chain, product in enumerate(with_x.starts):
         for i in range(chain * chains.pieces, (chain + 1) * chains.pieces):
             weights = product_bytes(b, format.name, parts.codes[i])
@@ -163,6 +164,13 @@ def add_blocks(b, cpu, chains, row, x, n, index, sums, rest):
         add_product(b, b.sitofp(product, factor.type), factor, sums[chain % len(sums)])
     if parts.offsets is not None:
         add_product(b, parts.offsets, with_x.sums, sums[0] if format.runs == 1 else rest)
+
+
+def _factors(b: ir.IRBuilder, chains: Chains, scales: ir.Value, x_scales: ir.Value) -> ir.Value:
+    if chains.blocks > 1 or chains.format.runs > 1:
+        return b.fmul(scales, x_scales)
+    first = ir.Constant(I32, 0)  # lanes are alike
+    return splat(b, b.fmul(b.extract_element(scales, first), b.extract_element(x_scales, first)), chains.lanes)
 
 
 def add_product(b: ir.IRBuilder, x: ir.Value, y: ir.Value, total: ir.Value) -> None:
