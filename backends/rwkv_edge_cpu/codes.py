@@ -3,8 +3,10 @@ from dataclasses import dataclass
 
 from rwkv_edge_cpu import isa
 
+RUN = 32  # weights; activations have one scale per run
+PIECE = 16  # weights: four lanes of four products
 # Where the parts of an activation row as bytes begin, in eighths of n bytes; see quantized_ir.py.
-SCALES, STARTS, SUMS, ORIGINS, END = 8, 9, 17, 19, 21
+SCALES, STARTS, SUMS, ORIGINS, PAIRS, PIECES, END = 8, 9, 17, 19, 21, 25, 33
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +17,7 @@ class Codes:
     """
 
     zero: int | None
-    group: int = 32
+    group: int = RUN
     has_offsets: bool = False
 
 
@@ -38,8 +40,13 @@ CODES: dict[str, Codes] = {
 
 
 def activation_bytes(n: int) -> int:
-    """Bytes of an activation row of n numbers, a whole number of cache lines."""
-    return -(-n * END // 8 // 64) * 64
+    """Bytes of an activation row of n numbers, a whole number of cache lines; the last pieces may reach beyond them."""
+    return -(-n * END // 8 // 64) * 64 + RUN * side_by_side()
+
+
+def side_by_side() -> int:
+    """Blocks of one run whose codes fill a vector of this machine's byte product."""
+    return 4 * isa.chosen().native // PIECE
 
 
 def zero_of(name: str) -> int:

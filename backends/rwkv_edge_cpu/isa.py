@@ -43,11 +43,11 @@ class Isa:
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa("avx512vnni", 16, True, 16, 12),
+        Isa("avx512vnni", 16, True, 32, 4),
         Isa("avxvnni", 8, True, 8, 8),
         Isa("avx2", 8, False, 8, 4),
         Isa("neon_dotprod", 4, False, 8, 4),
-        Isa("neon", 4, False, 8, 4),
+        Isa("neon", 4, False, 8, 2),
         Isa("generic", 8, False, 8, 2),
     )
 }

@@ -281,4 +281,4 @@ def _rows_at_once(weight: Tensor, threads: int) -> int:
     n_out = weight.shape[0]
     enough = BYTES_AT_ONCE * n_out // max(1, weight.nbytes)
     fair = n_out // (threads * PIECES_PER_THREAD)
-    return max(1, min(enough, fair) // 16) * 16
+    return max(1, min(enough, fair) // 32) * 32
