@@ -148,9 +148,21 @@ def test_a_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_directory_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = os.getuid()
     (tmp_path / "theirs").mkdir(mode=0o700)
-    monkeypatch.setenv(cache.OVERRIDE, str(tmp_path / "theirs"))
-    monkeypatch.setattr(os, "getuid", lambda: mine + 1)
+    if mine == 0:
+        os.chown(tmp_path / "theirs", 12345, -1)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: mine + 1)
     assert not cache._make_private(tmp_path / "theirs")
+
+
+@posix
+def test_a_full_directory_that_cannot_be_written_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.OVERRIDE, str(tmp_path / "image"))
+    monkeypatch.setattr(cache, "_can_write", lambda path: "image" not in path.parts)
+    assert cache.cache_directory() != tmp_path / "image" / f"{cache.PREFIX}{cache._version_name()}"
+    made = tmp_path / "image" / f"{cache.PREFIX}{cache._version_name()}"
+    (made / "a kernel").write_bytes(b"")
+    assert cache.cache_directory() == made
 
 
 def test_old_versions_are_removed_but_not_the_newest_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
