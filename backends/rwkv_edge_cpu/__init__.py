@@ -25,8 +25,11 @@ class CpuBackend:
     def supports(self, format: str) -> bool:
         return format in FORMATS
 
-    def compile(self, plan: Plan, *, precision: str | None = None, threads: int | None = None) -> Executable:
+    def compile(
+        self, plan: Plan, *, precision: str | None = None, threads: int | None = None, sparse: bool | None = None
+    ) -> Executable:
         """precision: None or "fp32".  threads: how many work on a step; None: as many as there are CPUs for this process.
+        sparse: see `rwkv_edge.backend.Backend`.
 
         The first call on a machine compiles the kernels that the plan needs (seconds); later processes load them from a cache.
         Raises BackendError for a precision or a weight format that there is no kernel for.
@@ -39,7 +42,7 @@ class CpuBackend:
             from rwkv_edge_cpu.executable import CpuExecutable
         except ImportError as error:  # installed, but for another Python or NumPy
             raise BackendError(f"Numba cannot be loaded ({error}); repair it, or use the numpy backend") from error
-        return CpuExecutable(plan, usable_cpus() if threads is None else threads)
+        return CpuExecutable(plan, usable_cpus() if threads is None else threads, sparse)
 
 
 def usable_cpus() -> int:

@@ -28,8 +28,10 @@
     X_STRIDE,  # activations as bytes: from a row to the next
     ZERO,  # of the weights that they will meet: code of weight zero
     GROUP,  # of these: how many share a scale
+    LIST,  # bytes from the operand that holds the list of keys to the list
+    SPARSE,  # address of a record of its own, see sparse.py
     N_FIELDS,
-) = range(27)
+) = range(29)
 
 OPERANDS = slice(OUT, F + 1)
 

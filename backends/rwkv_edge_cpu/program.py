@@ -10,13 +10,14 @@ from rwkv_edge import plan as p
 from rwkv_edge.errors import BackendError
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import FLOAT_STORAGE, Tensor
-from rwkv_edge_cpu import elementwise, layout, matvec, norms, quantized, rows, wkv
+from rwkv_edge_cpu import elementwise, layout, matvec, norms, quantized, rows, sparse, wkv
 from rwkv_edge_cpu.decode import decoder_of
 from rwkv_edge_cpu.jit import Kernel
 from rwkv_edge_cpu.matmul import matmul
 from rwkv_edge_cpu.quantize_op import Quantize, with_bytes
 from rwkv_edge_cpu.quantized_ir import activation_bytes
 from rwkv_edge_cpu.schedule import in_phases, place_buffers
+from rwkv_edge_cpu.sparse_op import ListKeys, SparseMatMul, sparse_products, sparse_record
 
 BYTES_AT_ONCE = 32 << 10  # of weights that a thread takes at a time: a microsecond or more of work
 PIECES_PER_THREAD = 4  # so that a thread which was interrupted does not keep the others waiting
@@ -83,7 +84,9 @@ LOWERINGS: dict[type, Lowering] = {
     p.Scale: Lowering(elementwise.scale, ("x",), "row", _width, _fixed),
     p.Activation: Lowering(None, ("x",), "row", _width, _fixed),
     p.MatMul: Lowering(None, ("x",), "op", _width, _one),
+    SparseMatMul: Lowering(None, ("x", "keys"), "op", _width, _one),
     Quantize: Lowering(quantized.quantize, ("x",), "row", _runs, _fixed),
+    ListKeys: Lowering(None, ("x",), "row", _runs, _fixed),
     p.Wkv4: Lowering(wkv.wkv4, ("k", "v", "decay", "first"), "segment", _width, _channels),
     p.Wkv6: Lowering(wkv.wkv6, ("r", "k", "v", "decay", "bonus"), "segment", _heads, _one),
     p.Wkv7: Lowering(wkv.wkv7, ("r", "decay", "k", "v", "kk", "a"), "segment", _heads, _one),
@@ -98,6 +101,7 @@ class Program:
     records: int64 [ops, N_FIELDS].  single, many: kernel addresses for one row and for more.
     region, offset: where operands lie.  token_floats, output_floats: activation memory per token and per output.
     kept: arrays whose addresses are in the records.  result_fields: where in the flat records the logits' address goes.
+    ops: what the records were made from.
     """
 
     records: NDArray[np.int64]
@@ -115,6 +119,7 @@ class Program:
     n_vocab: int | None
     kept: list[NDArray[Any]]
     result_fields: list[int]
+    ops: tuple[Any, ...]
 
     def bind(self, n_tokens: int, n_outputs: int, n_segments: int, tokens_at: int, outputs_at: int) -> None:
         """Fill in the addresses and amounts for runs of this shape; `result` is still to be set."""
@@ -134,11 +139,11 @@ class Program:
             flat[field] = address
 
 
-def build(plan: p.Plan, threads: int) -> Program:
+def build(plan: p.Plan, threads: int, by_key: bool | None = None) -> Program:
     """Raises BackendError for weights that there is no kernel for. Compiles the kernels that the plan needs, or loads them."""
     for op in plan.ops:
         _check_widths(op, [op.out, *(getattr(op, name) for name in LOWERINGS[type(op)].operands)])
-    plan, phases = in_phases(with_bytes(plan))
+    plan, phases = in_phases(with_bytes(plan, sparse_products(plan, by_key)))
     offsets, token_floats, output_floats = place_buffers(plan, phases)
     n = len(plan.ops)
     records = np.zeros((n, layout.N_FIELDS), np.int64)
@@ -174,10 +179,21 @@ def build(plan: p.Plan, threads: int) -> Program:
         elif isinstance(op, p.MatMul):
             _place_weight(records[i], op.weight, kept)
             one, several = _matrix_kernels(records[i], op.weight.format)
+            records[i, layout.X_STRIDE] = 4 * op.x.width
             records[i, layout.GRAIN] = _rows_at_once(op.weight, threads)
+            if isinstance(op, SparseMatMul):
+                parts = sparse_record(op.weight, one, threads, kept)
+                records[i, layout.SPARSE], records[i, layout.GRAIN] = parts.ctypes.data, parts[sparse.TILE]
+                records[i, layout.LIST] = 0 if FORMATS[op.weight.format].is_float else activation_bytes(op.weight.shape[1])
+                one = sparse.sparse_kernel(op.weight.format)
         elif isinstance(op, Quantize):
             records[i, layout.X_STRIDE], records[i, layout.N_IN] = 4 * op.out.width, op.x.width
             records[i, layout.ZERO], records[i, layout.GROUP] = op.zero, op.group
+            records[i, layout.LIST] = activation_bytes(op.x.width)
+            one = sparse.quantize_and_list if op.listed else one
+        elif isinstance(op, ListKeys):
+            records[i, layout.N_IN] = op.x.width
+            one, several = sparse.list_of_floats, sparse.nothing
         assert one is not None
         assert several is not None
         single[i], many[i] = one.address, several.address
@@ -190,6 +206,7 @@ def build(plan: p.Plan, threads: int) -> Program:
         np.array([op.out.per_output for op in plan.ops]),
         token_floats, output_floats, plan.logits, min(vocabularies, default=None), kept,
         [int(i) * layout.N_FIELDS + layout.OUT + int(j) for i, j in np.argwhere(region == RESULT)],
+        plan.ops,
     )  # fmt: skip
 
 
@@ -245,7 +262,6 @@ def _matrix_kernels(record: NDArray[np.int64], format: str) -> tuple[Kernel, Ker
     """For a single row of x, and for more."""
     block = FORMATS[format]
     if not block.is_float:
-        record[layout.X_STRIDE] = activation_bytes(int(record[layout.N_IN]))
         return quantized.row_kernel(format), quantized.tile_kernel(format)
     record[layout.DECODE] = decoder_of(format).address
     if record[layout.STRIDE_IN] == block.block_bytes:
