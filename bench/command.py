@@ -18,7 +18,7 @@ def arguments(doc: str | None, rounds: int = 5) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=rounds, help="each engine is measured once in each, in turn")
     parser.add_argument("--engines", default=",".join(ENGINES), help="with commas")
     parser.add_argument("--strategy", default="cpu", help="of rwkv_edge")
-    parser.add_argument("--dense", action="store_true", help="rwkv_edge reads all weights, also those that meet a zero of relu²")
+    parser.add_argument("--dense", action="store_true", help="rwkv_edge reads also the weights that meet a zero of relu²")
     parser.add_argument("--official-strategy", default="cpu fp32", help="of the rwkv package")
     parser.add_argument("--save", action="store_true", help="keep the table in bench/results")
     return parser

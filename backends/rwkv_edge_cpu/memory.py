@@ -19,7 +19,7 @@ def aligned(nbytes: int) -> NDArray[np.uint8]:
 
 
 def available_memory() -> int:
-    """Bytes that this process could take before the system has to push out what others use. Pages of files do not count as used."""
+    """Bytes that this process could take before the system has to push out what others use; pages of files do not count."""
     return min([_of_system(), *_of_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
 
 

@@ -182,10 +182,7 @@ def build(plan: p.Plan, threads: int, by_key: bool | None = None) -> Program:
             records[i, layout.X_STRIDE] = 4 * op.x.width
             records[i, layout.GRAIN] = _rows_at_once(op.weight, threads)
             if isinstance(op, SparseMatMul):
-                parts = sparse_record(op.weight, one, threads, kept)
-                records[i, layout.SPARSE], records[i, layout.GRAIN] = parts.ctypes.data, parts[sparse.TILE]
-                records[i, layout.LIST] = 0 if FORMATS[op.weight.format].is_float else activation_bytes(op.weight.shape[1])
-                one = sparse.sparse_kernel(op.weight.format)
+                one = _place_copy(records[i], op.weight, one, threads, kept)
         elif isinstance(op, Quantize):
             records[i, layout.X_STRIDE], records[i, layout.N_IN] = 4 * op.out.width, op.x.width
             records[i, layout.ZERO], records[i, layout.GROUP] = op.zero, op.group
@@ -269,6 +266,16 @@ def _matrix_kernels(record: NDArray[np.int64], format: str) -> tuple[Kernel, Ker
     if record[layout.STRIDE_OUT] == block.block_bytes:
         return matvec.column_kernel(format), matmul
     return matmul, matmul
+
+
+def _place_copy(
+    record: NDArray[np.int64], weight: Tensor, dense: Kernel, threads: int, kept: list[NDArray[Any]]
+) -> Kernel:
+    """What the product by key needs beside the matrix; returns its kernel for a single row of x."""
+    parts = sparse_record(weight, dense, threads, kept)
+    record[layout.SPARSE], record[layout.GRAIN] = parts.ctypes.data, parts[sparse.TILE]
+    record[layout.LIST] = 0 if FORMATS[weight.format].is_float else activation_bytes(weight.shape[1])
+    return sparse.sparse_kernel(weight.format)
 
 
 def _rows_at_once(weight: Tensor, threads: int) -> int:

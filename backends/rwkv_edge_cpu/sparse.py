@@ -56,11 +56,6 @@ def _key_list(group, plain):
 list_bytes, list_bytes_by_16, list_floats = _key_list(32, False), _key_list(16, False), _key_list(32, True)
 
 
-def list_bytes_of(n: int, group: int, plain: bool) -> int:
-    """Bytes of the list of a row of n keys."""
-    return 4 * (n // group) + n + (4 if plain else 1) * n
-
-
 @kernel()
 def quantize_and_list(record, frame, scratch, begin, end):
     """As `quantized.quantize`, for one row; behind its bytes comes its list. Units: runs."""
@@ -149,7 +144,8 @@ def relay_floats(record, frame, scratch, begin, end):
         for output in range(0, width, SIDE):
             first = min(begin + output, end - 1)
             source = r[WEIGHT] + first * r[STRIDE_OUT] + BLOCK_BYTES * key
-            finite &= turn(source, r[STRIDE_OUT], end - 1 - first, target + BLOCK_BYTES * (width * key + output), BLOCK_BYTES * width)
+            place = target + BLOCK_BYTES * (width * key + output)
+            finite &= turn(source, r[STRIDE_OUT], end - 1 - first, place, BLOCK_BYTES * width)
     int64s(s[READY], begin // width + 1)[begin // width] = COPIED if finite else NOT_FINITE
 
 

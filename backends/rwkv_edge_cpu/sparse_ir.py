@@ -20,7 +20,7 @@ from rwkv_edge_cpu.block_ir import RUN
 from rwkv_edge_cpu.column_ir import prefetch
 from rwkv_edge_cpu.dot_ir import dot, join, pick
 from rwkv_edge_cpu.key_major import KeyMajor
-from rwkv_edge_cpu.quantized_ir import BLOCKS, ORIGINS, SCALES, SUMS, part_of, zero_of
+from rwkv_edge_cpu.quantized_ir import ORIGINS, SCALES, SUMS, part_of, zero_of
 from rwkv_edge_cpu.relay_ir import layout_of
 from rwkv_edge_cpu.vector_ir import (
     F32,
@@ -55,7 +55,7 @@ def slab_outputs(format: str) -> int:
 
 
 def nonzero_keys(group: int, plain: bool) -> Any:
-    """An intrinsic keys(x, indices, values): bits of the group's keys at x that are not zero; the lists get what fills fours."""
+    """An intrinsic keys(x, indices, values): bits of the group's keys at x that are not zero. Fills the lists with the rest."""
     kind, zero = vector(F32 if plain else I8, group), 0.0 if plain else 0
 
     @intrinsic
@@ -276,20 +276,23 @@ def _fetch(b: ir.IRBuilder, address: ir.Value, nbytes: int) -> None:
 
 
 def woven(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
-    """Four keys' bytes, those of one output side by side. Within parts of 16 bytes: that is one instruction each everywhere."""
+    """Four keys' bytes, those of one output side by side."""
+    pairs = zip(_weave(b, rows[0], rows[1], 1), _weave(b, rows[2], rows[3], 1), strict=True)
+    return [b.bitcast(four, rows[0].type) for x, y in pairs for four in _weave(b, x, y, 2)]
 
-    def weave(x, y, size):
-        x, y = (b.bitcast(row, vector(ir.IntType(8 * size), row.type.count * row.type.element.width // 8 // size)) for row in (x, y))
-        n, part = x.type.count, 16 // size
-        for half in range(2):
-            numbers = [
-                start + half * part // 2 + i + n * j
-                for start in range(0, n, part) for i in range(part // 2) for j in range(2)
-            ]  # fmt: skip
-            yield b.shuffle_vector(x, y, ir.Constant(vector(I32, n), numbers))
 
-    pairs = zip(weave(rows[0], rows[1], 1), weave(rows[2], rows[3], 1), strict=True)
-    return [b.bitcast(four, rows[0].type) for x, y in pairs for four in weave(x, y, 2)]
+def _weave(b: ir.IRBuilder, x: ir.Value, y: ir.Value, size: int) -> list[ir.Value]:
+    """Elements of `size` bytes of x and y in turn: first those of the lower halves of each 16 bytes, then of the upper ones.
+
+    That is one instruction each on every CPU; across 16 bytes it would not be.
+    """
+    n, part = x.type.count * x.type.element.width // 8 // size, 16 // size
+    x, y = (b.bitcast(row, vector(ir.IntType(8 * size), n)) for row in (x, y))
+    results = []
+    for half in (0, part // 2):
+        numbers = [start + half + i + n * j for start in range(0, n, part) for i in range(part // 2) for j in range(2)]
+        results.append(b.shuffle_vector(x, y, ir.Constant(vector(I32, n), numbers)))
+    return results
 
 
 def _codes(b: ir.IRBuilder, cpu: Target, lies: KeyMajor, codes: ir.Value) -> list[ir.Value]:

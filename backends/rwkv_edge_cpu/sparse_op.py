@@ -11,7 +11,7 @@ from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import Tensor
 from rwkv_edge_cpu import sparse
 from rwkv_edge_cpu.jit import Kernel
-from rwkv_edge_cpu.memory import aligned, available_memory
+from rwkv_edge_cpu.memory import CACHE_LINE, aligned, available_memory
 from rwkv_edge_cpu.relay_ir import layout_of
 from rwkv_edge_cpu.sparse_ir import slab_outputs
 
@@ -89,5 +89,6 @@ def sparse_record(weight: Tensor, dense: Kernel, threads: int, kept: list[NDArra
 
 
 def list_floats(n: int, format: str) -> int:
-    """Numbers that the list of a row of n keys takes, whole cache lines."""
-    return -(-sparse.list_bytes_of(n, layout_of(format).group, FORMATS[format].is_float) // 64) * 16
+    """Numbers of the list of a row of n keys, see sparse_ir.py: whole cache lines."""
+    nbytes = 4 * (n // layout_of(format).group) + n + (4 if FORMATS[format].is_float else 1) * n
+    return -(-nbytes // CACHE_LINE) * CACHE_LINE // 4
