@@ -1,4 +1,4 @@
-"""Products that leave the weights of zero activations unread: every format and instruction set, against all weights and NumPy."""
+"""Products that leave the weights of zero activations unread: every format and instruction set, against NumPy."""
 import os
 import subprocess
 import sys
@@ -92,8 +92,8 @@ def test_products(format: str, shape: tuple[int, int]) -> None:
     found = results(weight, x, True, threads=1 + shape[0] % 3)
     dense = results(weight, x, False)
     size = np.abs(dense).max(axis=1, keepdims=True)
-    w = np.abs(weight.decode())
-    assert (np.abs(found - dense) <= 2e-6 * (size + np.maximum(x, 0) ** 2 @ w.T)).all()  # the order of the sums is all that differs
+    sizes = np.maximum(x, 0) ** 2 @ np.abs(weight.decode()).T
+    assert (np.abs(found - dense) <= 2e-6 * (size + sizes)).all()  # the order of the sums is all that differs
     exact = one_by_one(numpy_backend.compile(plan_of(weight, x), precision="fp64"), len(x))
     assert (np.abs(found - exact) <= rounding_of(weight, np.maximum(x.astype(np.float64), 0) ** 2)).all()
     np.testing.assert_array_equal(found[0], 0)
