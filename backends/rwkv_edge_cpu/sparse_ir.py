@@ -42,7 +42,7 @@ from rwkv_edge_cpu.vector_ir import (
 )
 
 LINE = 64
-AHEAD = 2  # groups: the hardware does not guess which keys come next
+AHEAD = 1  # groups: the hardware does not guess which keys come next
 FOUR = 4
 
 
