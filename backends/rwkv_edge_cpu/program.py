@@ -182,7 +182,7 @@ def build(plan: p.Plan, threads: int, by_key: bool | None = None) -> Program:
             records[i, layout.X_STRIDE] = 4 * op.x.width
             records[i, layout.GRAIN] = _rows_at_once(op.weight, threads)
             if isinstance(op, SparseMatMul):
-                one = _place_copy(records[i], op.weight, one, threads, kept)
+                one = _place_copy(records, i, op.weight, one, threads, kept)
         elif isinstance(op, Quantize):
             records[i, layout.X_STRIDE], records[i, layout.N_IN] = 4 * op.out.width, op.x.width
             records[i, layout.ZERO], records[i, layout.GROUP] = op.zero, op.group
@@ -269,10 +269,11 @@ def _matrix_kernels(record: NDArray[np.int64], format: str) -> tuple[Kernel, Ker
 
 
 def _place_copy(
-    record: NDArray[np.int64], weight: Tensor, dense: Kernel, threads: int, kept: list[NDArray[Any]]
+    records: NDArray[np.int64], i: int, weight: Tensor, dense: Kernel, threads: int, kept: list[NDArray[Any]]
 ) -> Kernel:
     """What the product by key needs beside the matrix; returns its kernel for a single row of x."""
-    parts = sparse_record(weight, dense, threads, kept)
+    record, earlier = records[i], np.count_nonzero(records[:i, layout.SPARSE])
+    parts = sparse_record(weight, dense, threads, int(earlier), kept)
     record[layout.SPARSE], record[layout.GRAIN] = parts.ctypes.data, parts[sparse.TILE]
     record[layout.LIST] = 0 if FORMATS[weight.format].is_float else activation_bytes(weight.shape[1])
     return sparse.sparse_kernel(weight.format)

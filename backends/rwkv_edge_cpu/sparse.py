@@ -1,7 +1,7 @@
 """y = weight @ x for one row x that is mostly zeros: weights of keys whose activation is zero are not read.
 
-The matrix is re-laid by key (key_major.py) when its first such row comes, tile by tile, by the threads that need the tiles;
-until then, and for rows with few zeros, the memory of the copy is not touched. Units: outputs; threads take whole tiles.
+The matrix is re-laid by key (key_major.py) when such rows come, tile by tile, by the threads that need the tiles, and one
+matrix a step; until then, and for rows with few zeros, the memory of the copy is not touched. Units: outputs, whole tiles.
 """
 # mypy: allow-untyped-defs, disable-error-code="call-arg"
 from functools import cache
@@ -25,6 +25,7 @@ from rwkv_edge_cpu.sparse_ir import list_key, nonzero_keys, sparse_product
     RELAY,  # and what re-lays a tile
     N_SPARSE,
 ) = range(8)
+# Of a tile; below: so many rows still take all keys, so that not all matrices are re-laid in the same step.
 UNTOUCHED, COPIED, NOT_FINITE = range(3)  # infinity and NaN times zero is NaN: such tiles take all keys
 
 # The templates' globals, see `jit.specialized`.
@@ -101,7 +102,8 @@ def rows_by_key(record, frame, scratch, begin, end):
         number, stop = first // tile, min(first + tile, end)
         if ready[number] == UNTOUCHED:
             call_kernel(s[RELAY], record, frame, scratch, first, stop)
-        if ready[number] == NOT_FINITE:
+        if ready[number] != COPIED:
+            ready[number] += ready[number] < UNTOUCHED
             call_kernel(s[DENSE], record, frame, scratch, first, stop)
             continue
         source = s[COPY] + number * s[TILE_BYTES]

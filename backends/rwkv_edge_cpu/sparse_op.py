@@ -72,12 +72,14 @@ def tile_width(n_out: int, format: str, threads: int) -> int:
     return max(1, min(MOST_OUTPUTS, fair) // slab) * slab
 
 
-def sparse_record(weight: Tensor, dense: Kernel, threads: int, kept: list[NDArray[Any]]) -> NDArray[np.int64]:
-    """See sparse.py. Memory for the copy is reserved, not yet touched."""
+def sparse_record(
+    weight: Tensor, dense: Kernel, threads: int, delay: int, kept: list[NDArray[Any]]
+) -> NDArray[np.int64]:
+    """See sparse.py. Memory for the copy is reserved, not yet touched. delay: rows before the copy is made."""
     width = tile_width(weight.shape[0], weight.format, threads)
     tiles = -(-weight.shape[0] // width)
     copy = aligned(_copy_bytes(weight, width))
-    ready = np.zeros(tiles, np.int64)
+    ready = np.full(tiles, sparse.UNTOUCHED - delay, np.int64)
     record = np.zeros(sparse.N_SPARSE, np.int64)
     record[sparse.COPY] = copy.__array_interface__["data"][0]
     record[sparse.TILE], record[sparse.TILE_BYTES] = width, copy.nbytes // tiles

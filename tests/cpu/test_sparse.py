@@ -135,7 +135,7 @@ def copies(executable: Any) -> list[int]:
         if isinstance(op, sparse_op.SparseMatMul):
             from rwkv_edge_cpu.layout import SPARSE
 
-            found.append(int(np.count_nonzero(kept[kept[record[SPARSE]][sparse.READY]])))
+            found.append(int(np.sum(kept[kept[record[SPARSE]][sparse.READY]] == sparse.COPIED)))
     return found
 
 
