@@ -42,6 +42,8 @@ class Model:
     strategy: "auto", or a backend and maybe a weight format: "cpu", "cpu fp32", "numpy fp32", "numpy fp64".
     tokenizer: a `Tokenizer`, or the path of a vocabulary; None: the file's own, or the one its vocabulary size implies.
     threads: of the CPU backend; None: the fast cores this process may use.
+    sparse: of the CPU backend: single tokens skip the weights that meet a zero in the channel-mix, which takes a second copy of
+        its value matrices (a quarter to a third of the file) in memory; None: where that fits.
 
     Sequences are independent: each has a `State`, and the model may be shared by threads (their runs take turns). A state
     that is passed in is advanced in place, as in the official package; `State.copy` makes a branch.
@@ -56,6 +58,7 @@ class Model:
         *,
         tokenizer: Tokenizer | str | Path | None = None,
         threads: int | None = None,
+        sparse: bool | None = None,
     ) -> None:
         if threads is not None and (type(threads) is not int or threads < 1):
             raise InputError(f"threads must be an integer from 1, got {threads!r}")
@@ -65,7 +68,7 @@ class Model:
         backend = choose_backend(chosen)
         self.backend_name = backend.name
         self.plan = place(build_plan(self.weights), chosen, backend)
-        self._executable = backend.compile(self.plan, precision=chosen.precision, threads=threads)
+        self._executable = backend.compile(self.plan, precision=chosen.precision, threads=threads, sparse=sparse)
         self._weights_per_token = sum(op.weight.size for op in self.plan.ops if isinstance(op, MatMul))
         self._lock = threading.Lock()
         self._pid = os.getpid()

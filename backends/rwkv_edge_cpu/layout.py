@@ -28,10 +28,26 @@
     X_STRIDE,  # activations as bytes: from a row to the next
     ZERO,  # of the weights that they will meet: code of weight zero
     GROUP,  # of these: how many share a scale
+    LIST,  # bytes from the operand that holds the list of keys to the list
+    SPARSE,  # address of a record of its own, see sparse.py
     N_FIELDS,
-) = range(27)
+) = range(29)
 
 OPERANDS = slice(OUT, F + 1)
+
+# What the record of an op by key has in a record of its own.
+(
+    COPY,  # address of the tiles, one behind the other
+    TILE,  # outputs in a tile
+    TILE_BYTES,
+    READY,  # address of int64 [tiles]: see below
+    MOST,  # fours of keys with which this is faster than the product with all
+    DENSE,  # addresses of functions: the product with all keys,
+    RELAY,  # and what re-lays a tile
+    N_SPARSE,
+) = range(8)
+# Of a tile; below: so many rows still take all keys, so that not all matrices are re-laid in the same step.
+UNTOUCHED, COPIED, NOT_FINITE = range(3)  # infinity and NaN times zero is NaN: such tiles take all keys
 
 # The frame: what changes from run to run.
 TOKENS, OUTPUTS, STATES, STARTS, SEGMENTS, N_FRAME = range(6)  # addresses of int32 [T], int32 [M], int64 [S], int64 [S + 1]; S
