@@ -72,9 +72,9 @@ def _products(b, cpu, name, rows, x, n, unroll):
         end = b.udiv(n, step)
         with cgutils.for_range(b, end, start=b.udiv(done, step), intp=I64) as loop:
             first = b.mul(loop.index, step)
-            if len(sums) > 1:
-                for i in range(0, size * lanes * len(sums), LINE):
-                    prefetch(b, offset(b, at(b, rows[0], first, size), AHEAD + i))
+            if lanes > 1:  # as much as is read here, in the order in which it lies
+                for i in range(0, size * lanes * len(sums) * len(rows), LINE):
+                    prefetch(b, offset(b, at(b, rows[0], first, size * len(rows)), AHEAD + i))
             for j, of_rows in enumerate(sums):
                 column = offset(b, first, j * lanes)
                 factor = load(b, at(b, x, column, 4), float_kind(lanes))
