@@ -15,7 +15,6 @@ from numba.extending import intrinsic
 
 from rwkv_edge_cpu.vector_ir import (
     F32,
-    I32,
     I64,
     PLAIN,
     Load,

@@ -34,11 +34,9 @@ from rwkv_edge_cpu.vector_ir import (
     call,
     constant,
     load,
-    multiply_add,
     offset,
     splat,
     store,
-    sum_of_lanes,
     vector,
 )
 
