@@ -103,14 +103,14 @@ def q6_k(b: ir.IRBuilder, cpu: Target, blocks: Blocks) -> Parts:
 
 
 ARITHMETIC: dict[str, BlockFormat] = {
-    "q4_0": BlockFormat("q4_0", q4_0, 8),
-    "q4_1": BlockFormat("q4_1", q4_1, 0, has_offsets=True),
-    "q5_0": BlockFormat("q5_0", q5_0, 16),
-    "q5_1": BlockFormat("q5_1", q5_1, 0, has_offsets=True),
-    "q8_0": BlockFormat("q8_0", q8_0, None),
-    "q2_k": BlockFormat("q2_k", q2_k, 0, 16, has_offsets=True),
-    "q3_k": BlockFormat("q3_k", q3_k, 4, 16),
-    "q4_k": BlockFormat("q4_k", q4_k, 0, has_offsets=True),
-    "q5_k": BlockFormat("q5_k", q5_k, 0, has_offsets=True),
-    "q6_k": BlockFormat("q6_k", q6_k, 32, 16),
+    "q4_0": BlockFormat("q4_0", q4_0),
+    "q4_1": BlockFormat("q4_1", q4_1),
+    "q5_0": BlockFormat("q5_0", q5_0),
+    "q5_1": BlockFormat("q5_1", q5_1),
+    "q8_0": BlockFormat("q8_0", q8_0),
+    "q2_k": BlockFormat("q2_k", q2_k),
+    "q3_k": BlockFormat("q3_k", q3_k),
+    "q4_k": BlockFormat("q4_k", q4_k),
+    "q5_k": BlockFormat("q5_k", q5_k),
+    "q6_k": BlockFormat("q6_k", q6_k),
 }

@@ -118,8 +118,8 @@ def iq3_s(b: ir.IRBuilder, cpu: Target, blocks: Blocks) -> Parts:
 
 
 CODEBOOKS: dict[str, BlockFormat] = {
-    "iq4_nl": BlockFormat("iq4_nl", iq4_nl, None),
-    "iq4_xs": BlockFormat("iq4_xs", iq4_xs, None),
-    "iq3_xxs": BlockFormat("iq3_xxs", iq3_xxs, None),
-    "iq3_s": BlockFormat("iq3_s", iq3_s, None),
+    "iq4_nl": BlockFormat("iq4_nl", iq4_nl),
+    "iq4_xs": BlockFormat("iq4_xs", iq4_xs),
+    "iq3_xxs": BlockFormat("iq3_xxs", iq3_xxs),
+    "iq3_s": BlockFormat("iq3_s", iq3_s),
 }

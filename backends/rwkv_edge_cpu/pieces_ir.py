@@ -11,11 +11,10 @@ from typing import NamedTuple
 from llvmlite import ir
 
 from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge_cpu.codes import CODES, PIECE, RUN
 from rwkv_edge_cpu.dot_ir import join, pick
 from rwkv_edge_cpu.vector_ir import F32, I1, I8, I16, I32, Target, constant, load, load_f16, offset, splat, vector
 
-RUN = 32  # weights; activations have one scale per run
-PIECE = 16  # weights: four lanes of four products
 WINDOW = 64  # bytes: of a register that can be permuted as a whole
 
 Place = tuple[int, int]  # of a piece: its first byte in the block, how far its bytes are to be shifted (see `right`)
@@ -44,17 +43,22 @@ class Blocks:
 
 @dataclass(frozen=True, slots=True)
 class BlockFormat:
-    """weight = scale * (code - zero) + offset.
-
-    take: the part that is the format's own.
-    zero: None: codes are signed bytes; else they are below 128, so signed and unsigned.  group: weights under one scale.
-    """
+    """take: the part of taking a block apart that is the format's own. What its codes mean: see codes.py."""
 
     name: str
     take: Callable[[ir.IRBuilder, Target, Blocks], Parts]
-    zero: int | None
-    group: int = RUN
-    has_offsets: bool = False
+
+    @property
+    def zero(self) -> int | None:
+        return CODES[self.name].zero
+
+    @property
+    def group(self) -> int:
+        return CODES[self.name].group
+
+    @property
+    def has_offsets(self) -> bool:
+        return CODES[self.name].has_offsets
 
     @property
     def runs(self) -> int:
@@ -171,7 +175,7 @@ def halves(b: ir.IRBuilder, cpu: Target, blocks: Blocks, start: int) -> ir.Value
 def half(b: ir.IRBuilder, cpu: Target, block: ir.Value, start: int, lanes: int) -> ir.Value:
     """A float16 of the block in all lanes."""
     address = offset(b, block, start)
-    if cpu.halves:
+    if cpu.halves and not cpu.scalar_halves:
         # Spread, then converted: the scalar conversion of x86 waits for whatever was in its register before.
         return b.fpext(splat(b, load(b, address, ir.HalfType()), lanes), vector(F32, lanes))
     return splat(b, load_f16(b, cpu, address, 1), lanes)

@@ -26,7 +26,7 @@ from rwkv_edge_cpu.vector_ir import (
 
 ROWS = 4  # that are multiplied together where they are short
 SHORT = 1024  # bytes of a row: beyond, several streams at a time are slower than one
-UNROLL = 4  # sums of a row that do not wait for each other
+UNROLL = 4  # sums of a row that do not wait for each other, or as many as take a line
 
 
 def plain_dots(name: str) -> Any:
@@ -40,6 +40,7 @@ def plain_dots(name: str) -> Any:
         def codegen(context, b, signature, args):
             rows, stride, last, x, n, y = args
             cpu = Target.of(context)
+            unroll = max(UNROLL, LINE // (size * cpu.lanes))
             with b.if_else(b.icmp_signed("<=", stride, ir.Constant(I64, SHORT))) as (short, long):
                 with short:
                     numbers = (ir.Constant(I64, i) for i in range(ROWS))
@@ -49,7 +50,7 @@ def plain_dots(name: str) -> Any:
                     for i, number in enumerate(chosen):
                         store(b, b.extract_element(sums, ir.Constant(I32, i)), at(b, y, number, 4))
                 with long, cgutils.for_range(b, offset(b, last, 1), intp=I64) as loop:
-                    sums = _products(b, cpu, name, [b.add(rows, b.mul(stride, loop.index))], x, n, UNROLL)
+                    sums = _products(b, cpu, name, [b.add(rows, b.mul(stride, loop.index))], x, n, unroll)
                     store(b, b.extract_element(sums, ir.Constant(I32, 0)), at(b, y, loop.index, 4))
             return context.get_dummy_value()
 

@@ -1,6 +1,6 @@
 """Products of blocks with activations rounded to bytes, as LLVM IR: what all block formats share.
 
-An activation row [n] as bytes (see `activation_bytes`), its parts one behind the other; a run is 32 of them, a group as many
+An activation row [n] as bytes (of `activation_bytes`), its parts one behind the other; a run is 32 of them, a group as many
 as the weight format has under one scale:
     bytes     int8 [n], from -127 to 127
     scales    float32 [n / 32], of each run
@@ -22,8 +22,9 @@ from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu import isa
 from rwkv_edge_cpu.block_ir import ARITHMETIC
 from rwkv_edge_cpu.codebook_ir import CODEBOOKS
+from rwkv_edge_cpu.codes import ORIGINS, PAIRS, PIECE, PIECES, RUN, SCALES, STARTS, SUMS, side_by_side
 from rwkv_edge_cpu.dot_ir import dot, join, pick
-from rwkv_edge_cpu.pieces_ir import PIECE, RUN, BlockFormat
+from rwkv_edge_cpu.pieces_ir import BlockFormat
 from rwkv_edge_cpu.vector_ir import (
     F32,
     I8,
@@ -42,31 +43,11 @@ from rwkv_edge_cpu.vector_ir import (
 
 BLOCKS: dict[str, BlockFormat] = ARITHMETIC | CODEBOOKS
 LANES = 8  # sums of four products in a run
-# Where the parts of an activation row begin, in eighths of n bytes.
-SCALES, STARTS, SUMS, ORIGINS, PAIRS, PIECES, END = 8, 9, 17, 19, 21, 25, 33
 ROUND = 1.5 * 2.0**23  # added and taken away: rounds to whole numbers, halves to even
 
 
 def part_of(b: ir.IRBuilder, x: ir.Value, n: ir.Value, eighths: int) -> ir.Value:
     return b.add(x, b.mul(b.udiv(n, ir.Constant(I64, 8)), ir.Constant(I64, eighths)))
-
-
-def activation_bytes(n: int) -> int:
-    """Bytes of an activation row of n numbers, a whole number of cache lines; the last pieces may reach beyond them."""
-    return -(-n * END // 8 // 64) * 64 + RUN * side_by_side()
-
-
-def side_by_side() -> int:
-    """Blocks of one run whose codes fill a vector of this machine's byte product."""
-    return 4 * isa.chosen().native // PIECE
-
-
-def zero_of(name: str) -> int:
-    """The code of weight zero, as the products see it."""
-    zero = BLOCKS[name].zero
-    if zero is None:
-        return 128 if isa.chosen().unsigned else 0
-    return zero
 
 
 def product_bytes(b: ir.IRBuilder, name: str, codes: ir.Value) -> ir.Value:

@@ -14,9 +14,10 @@ from numba.extending import intrinsic
 
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu import isa
+from rwkv_edge_cpu.codes import PAIRS, PIECES, SCALES, STARTS, SUMS, zero_of
 from rwkv_edge_cpu.dot_ir import dot, indices, pick
 from rwkv_edge_cpu.pieces_ir import PIECE, RUN, BlockFormat
-from rwkv_edge_cpu.quantized_ir import BLOCKS, PAIRS, PIECES, SCALES, STARTS, SUMS, part_of, product_bytes, zero_of
+from rwkv_edge_cpu.quantized_ir import BLOCKS, part_of, product_bytes
 from rwkv_edge_cpu.vector_ir import (
     F32,
     I8,
@@ -29,6 +30,7 @@ from rwkv_edge_cpu.vector_ir import (
     multiply_add,
     offset,
     prefetch,
+    splat,
     sum_of_lanes,
     vector,
 )
@@ -121,7 +123,7 @@ def block_dot(name: str) -> Any:
             chains = Chains.of(format, width)
             steps = max(1, AT_ONCE // (chains.blocks * size.block_size))
             sums = [zeros(b, chains.lanes) for _ in range(min(N_SUMS, steps * chains.count))]
-            rest = zeros(b, size.block_size // format.group if chains.blocks == 1 else 4)
+            rest = zeros(b, size.block_size // format.group if format.runs > 1 else 4)
             blocks, together = b.udiv(n, ir.Constant(I64, size.block_size)), ir.Constant(I64, steps * chains.blocks)
             end = b.udiv(blocks, together)
             with cgutils.for_range(b, end, intp=I64) as loop:
@@ -155,7 +157,7 @@ def add_blocks(b, cpu, chains, row, x, n, index, sums, rest):
     format = chains.format
     with_x = Activations.at(b, chains, x, n, b.mul(index, ir.Constant(I64, format.runs)))
     parts = format.take(b, cpu, format.blocks(at(b, row, index, FORMATS[format.name].block_bytes), chains.width))
-    factors = b.fmul(parts.scales, with_x.scales)
+    factors = _factors(b, chains, parts.scales, with_x.scales)
     for chain, product in enumerate(with_x.starts):
         for i in range(chain * chains.pieces, (chain + 1) * chains.pieces):
             weights = product_bytes(b, format.name, parts.codes[i])
@@ -164,6 +166,13 @@ def add_blocks(b, cpu, chains, row, x, n, index, sums, rest):
         add_product(b, b.sitofp(product, factor.type), factor, sums[chain % len(sums)])
     if parts.offsets is not None:
         add_product(b, parts.offsets, with_x.sums, sums[0] if format.runs == 1 else rest)
+
+
+def _factors(b: ir.IRBuilder, chains: Chains, scales: ir.Value, x_scales: ir.Value) -> ir.Value:
+    if chains.blocks > 1 or chains.format.runs > 1:
+        return b.fmul(scales, x_scales)
+    first = ir.Constant(I32, 0)  # lanes are alike
+    return splat(b, b.fmul(b.extract_element(scales, first), b.extract_element(x_scales, first)), chains.lanes)
 
 
 def add_product(b: ir.IRBuilder, x: ir.Value, y: ir.Value, total: ir.Value) -> None:

@@ -22,6 +22,7 @@ SQUARE = 4  # what `square_decode` takes at a time
 class Target:
     """lanes: floats in a vector register.  tokens: columns of a tile.  halves: float16 conversion instructions exist.
 
+    scalar_halves: one at a time costs less than a vector of them.
     byte_shuffles: for 16 bytes and more, the function that looks each up in the table of 16 that stands where it stands.
     """
 
@@ -29,13 +30,14 @@ class Target:
     tokens: int
     halves: bool
     byte_shuffles: Mapping[int, str] = field(default_factory=dict)
+    scalar_halves: bool = False
 
     @staticmethod
     def of(context: Any) -> "Target":
         triple, _, features = context.codegen().magic_tuple()
         enabled = features.split(",")
         if triple.startswith(("aarch64", "arm64")):
-            return Target(4, 4, True, {16: "llvm.aarch64.neon.tbl1.v16i8"})
+            return Target(4, 4, True, {16: "llvm.aarch64.neon.tbl1.v16i8"}, scalar_halves=True)
         halves = "+f16c" in enabled
         levels = ((16, "ssse3", "ssse3.pshuf.b.128"), (32, "avx2", "avx2.pshuf.b"), (64, "avx512bw", "avx512.pshuf.b.512"))
         shuffles = {n: f"llvm.x86.{name}" for n, feature, name in levels if f"+{feature}" in enabled}
