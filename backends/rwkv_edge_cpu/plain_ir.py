@@ -8,7 +8,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rwkv_edge_cpu.row_ir import add_product, prefetch_ahead
+from rwkv_edge_cpu.row_ir import LINE, add_product, prefetch_ahead
 from rwkv_edge_cpu.vector_ir import (
     F32,
     I32,
@@ -34,6 +34,7 @@ def plain_dots(name: str) -> Any:
 
     Rows are `stride` bytes apart, the weights of each one behind the other.
     """
+    size = PLAIN[name][1]
 
     @intrinsic
     def dots(typingctx, rows, stride, last, x, n, y):
