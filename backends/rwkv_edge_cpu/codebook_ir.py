@@ -70,7 +70,9 @@ def iq4_xs(b: ir.IRBuilder, cpu: Target, blocks: Blocks) -> Parts:
     return Parts([look_up(b, cpu, LEVELS, x) for x in nibbles], b.fmul(scales, half(b, cpu, blocks.base, 0, 8)))
 
 
-def from_grid(b: ir.IRBuilder, blocks: Blocks, grid: ir.Value, index: Callable[[int], ir.Value], signs: ir.Value) -> list[ir.Value]:
+def from_grid(
+    b: ir.IRBuilder, blocks: Blocks, grid: ir.Value, index: Callable[[int], ir.Value], signs: ir.Value
+) -> list[ir.Value]:
     """Vectors of codes: four magnitudes from each place `index(i)` of the grid; signs: <32 x i8>, a bit for each weight."""
     n = blocks.width // 4
     result = []
