@@ -10,10 +10,9 @@ from rwkv_edge import plan as p
 from rwkv_edge.errors import BackendError
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import FLOAT_STORAGE, Tensor
-from rwkv_edge_cpu import elementwise, layout, matvec, norms, quantized, rows, wkv
+from rwkv_edge_cpu import elementwise, layout, matmul, matvec, norms, quantized, rows, wkv
 from rwkv_edge_cpu.decode import decoder_of
 from rwkv_edge_cpu.jit import Kernel
-from rwkv_edge_cpu.matmul import matmul
 from rwkv_edge_cpu.quantize_op import Quantize, with_bytes
 from rwkv_edge_cpu.quantized_ir import activation_bytes
 from rwkv_edge_cpu.schedule import in_phases, place_buffers
@@ -249,10 +248,10 @@ def _matrix_kernels(record: NDArray[np.int64], format: str) -> tuple[Kernel, Ker
         return quantized.row_kernel(format), quantized.tile_kernel(format)
     record[layout.DECODE] = decoder_of(format).address
     if record[layout.STRIDE_IN] == block.block_bytes:
-        return matvec.row_kernel(format), matmul
+        return matvec.row_kernel(format), matmul.row_kernel(format)
     if record[layout.STRIDE_OUT] == block.block_bytes:
-        return matvec.column_kernel(format), matmul
-    return matmul, matmul
+        return matvec.column_kernel(format), matmul.decoded_kernel()
+    return matmul.decoded_kernel(), matmul.decoded_kernel()
 
 
 def _rows_at_once(weight: Tensor, threads: int) -> int:
