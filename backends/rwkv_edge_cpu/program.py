@@ -255,8 +255,9 @@ def _matrix_kernels(record: NDArray[np.int64], format: str) -> tuple[Kernel, Ker
 
 
 def _rows_at_once(weight: Tensor, threads: int) -> int:
-    """A multiple of 16, so that tiles are full and threads do not write to the same cache line."""
+    """A multiple of what a tile holds; also of 16, so that threads do not write to the same cache line."""
     n_out = weight.shape[0]
     enough = BYTES_AT_ONCE * n_out // max(1, weight.nbytes)
     fair = n_out // (threads * PIECES_PER_THREAD)
-    return max(1, min(enough, fair) // 32) * 32
+    tile = layout.PLAIN_TILE_ROWS if FORMATS[weight.format].is_float else layout.BYTE_TILE_ROWS
+    return max(1, min(enough, fair) // tile) * tile
