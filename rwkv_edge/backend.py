@@ -1,7 +1,7 @@
 """What a backend is: a package that turns a Plan into something that runs. plan.py defines the ops."""
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,4 +60,13 @@ class Backend(Protocol):
 
     def compile(self, plan: Plan, *, precision: str | None = None, threads: int | None = None) -> Executable:
         """precision: "fp32" or "fp64" activations where the backend offers a choice; None: its own."""
+        ...
+
+
+@runtime_checkable
+class CompilesAhead(Protocol):
+    """A backend that keeps what it compiles between processes."""
+
+    def warm_up(self) -> None:
+        """Compile all that any model could need and that is not there yet; logs each piece (logger "rwkv_edge", INFO)."""
         ...

@@ -41,7 +41,7 @@ class Model:
 
     strategy: "auto", or a backend and maybe a weight format: "cpu", "cpu fp32", "numpy fp32", "numpy fp64".
     tokenizer: a `Tokenizer`, or the path of a vocabulary; None: the file's own, or the one its vocabulary size implies.
-    threads: of the CPU backend; None: all cores this process may use.
+    threads: of the CPU backend; None: the fast cores this process may use.
 
     Sequences are independent: each has a `State`, and the model may be shared by threads (their runs take turns). A state
     that is passed in is advanced in place, as in the official package; `State.copy` makes a branch.

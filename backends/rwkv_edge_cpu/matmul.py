@@ -96,7 +96,4 @@ def row_kernel(format: str) -> Kernel:
     return kernel(REDUCTION)(specialized(matmul_rows, format, multiply=_multiply(format)))
 
 
-@cache
-def decoded_kernel() -> Kernel:
-    """For all others."""
-    return kernel(REDUCTION)(specialized(matmul_decoded, "f32", multiply=_multiply("f32")))
+any_strides = kernel(REDUCTION)(specialized(matmul_decoded, "f32", multiply=_multiply("f32")))

@@ -23,7 +23,8 @@ from rwkv_edge_cpu.layout import (
     ZERO,
     A,
 )
-from rwkv_edge_cpu.quantized_ir import BLOCKS, block_decode, block_dot, quantize_run, zero_of
+from rwkv_edge_cpu.quantized_ir import BLOCKS, block_decode, quantize_run
+from rwkv_edge_cpu.row_ir import block_dot
 from rwkv_edge_cpu.tile_ir import block_tile, block_unpack, prefetch_bytes, tile_shape, transpose
 
 BLOCK_SIZE = BLOCK_BYTES = GROUP_SIZE = HAS_OFFSETS = 0  # templates' globals, see `jit.specialized`
@@ -119,6 +120,3 @@ def tile_kernel(format: str) -> Kernel:
     names = {"GROUP_SIZE": block.group, "HAS_OFFSETS": block.has_offsets, "unpack_row": block_unpack(format)}
     unpack = inlined(specialized(unpack_rows, format, **names))
     return kernel(REDUCTION)(specialized(tiles_of, format, unpack_tile=unpack, multiply_tile=block_tile(format)))
-
-
-__all__ = ["BLOCKS", "decode_kernel", "quantize", "row_kernel", "tile_kernel", "zero_of"]

@@ -12,9 +12,11 @@ from numba.extending import intrinsic
 
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu import isa
-from rwkv_edge_cpu.block_ir import RUN
+from rwkv_edge_cpu.codes import ORIGINS, SCALES, SUMS, zero_of
 from rwkv_edge_cpu.dot_ir import dot, join
-from rwkv_edge_cpu.quantized_ir import BLOCKS, ORIGINS, SCALES, SUMS, part_of, product_bytes, zero_of
+from rwkv_edge_cpu.neon_ir import NEON, add_words
+from rwkv_edge_cpu.pieces_ir import RUN
+from rwkv_edge_cpu.quantized_ir import BLOCKS, part_of, product_bytes
 from rwkv_edge_cpu.vector_ir import F32, I8, I32, I64, Target, at, constant, load, multiply_add, offset, splat, store, vector
 
 SQUARE = 4  # words, of as many rows
@@ -159,13 +161,7 @@ def _add_run(b, name, weights, x, deltas, n, first, index, totals):
         for delta in deltas:
             start = of_token(x_origins, delta, group, I32) if zero_of(name) else constant(vector(I32, lanes), 0)
             products.append([start] * len(totals[0]))
-        for word in range(group * words, (group + 1) * words):
-            tile_codes = of_rows(codes, word, vector(I8, 4 * lanes))
-            for j, delta in enumerate(deltas):
-                four = b.bitcast(of_token(x_bytes, delta, word, I32), tile_codes[0].type)
-                products[j] = [
-                    dot(b, isa.chosen(), product, code, four) for product, code in zip(products[j], tile_codes, strict=True)
-                ]
+        _add_words(b, name, codes, x_bytes, deltas, range(group * words, (group + 1) * words), products)
         of_scales = of_rows(scales, group, vector(F32, lanes))
         of_offsets = of_rows(offsets, group, vector(F32, lanes)) if format.has_offsets else []
         for j, delta in enumerate(deltas):
@@ -175,6 +171,22 @@ def _add_run(b, name, weights, x, deltas, n, first, index, totals):
                 b.store(multiply_add(b, value, b.fmul(scale, factor), b.load(total)), total)
             for shift, total in zip(of_offsets, totals[j], strict=False):
                 b.store(multiply_add(b, shift, of_token(x_sums, delta, group, F32), b.load(total)), total)
+
+
+def _add_words(b, name, codes, x, deltas, words, products):
+    """Add to products[j], <lanes x i32> of all rows, what these words of the rows and of token j, at x + deltas[j], give."""
+    rows, lanes = isa.chosen().rows, isa.chosen().native
+    if isa.chosen().name in NEON:
+        tokens = [b.add(offset(b, x, 4 * words[0]), delta) for delta in deltas]
+        add_words(b, isa.chosen(), name, offset(b, codes, 4 * rows * words[0]), tokens, len(words), products)
+        return
+    for word in words:
+        places = [offset(b, codes, 4 * (rows * word + i)) for i in range(0, rows, lanes)]
+        tile_codes = [load(b, place, vector(I8, 4 * lanes)) for place in places]
+        for of_token, delta in zip(products, deltas, strict=True):
+            four = splat(b, load(b, b.add(offset(b, x, 4 * word), delta), I32), lanes)
+            for i, code in enumerate(tile_codes):
+                of_token[i] = dot(b, isa.chosen(), of_token[i], code, b.bitcast(four, code.type))
 
 
 @intrinsic
