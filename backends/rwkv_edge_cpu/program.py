@@ -98,7 +98,7 @@ def decoder_of(format: str) -> KernelName:
 
 
 def matrix_kernels(format: str) -> tuple[KernelName, ...]:
-    """Blocks: of one row of x, and of several. Floats: of one, weights row by row or column by column; of several, row by row."""
+    """Blocks: of one row of x, of several. Floats: of one, weights row by row or column by column; of several, row by row."""
     blocks = "quantized.row_kernel", "quantized.tile_kernel"
     floats = "matvec.row_kernel", "matvec.column_kernel", "matmul.row_kernel"
     names = floats if FORMATS[format].is_float else blocks
