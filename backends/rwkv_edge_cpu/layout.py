@@ -39,6 +39,8 @@ TOKENS, OUTPUTS, STATES, STARTS, SEGMENTS, N_FRAME = range(6)  # addresses of in
 # Control words that threads share: atomics, a cache line apart, then for each worker one counter per op.
 ARRIVED, ABORT, WAITED, COUNTERS = 0, 8, 16, 24
 
+FEW = 4  # rows of x: fewer are multiplied one by one, because a tile would be mostly empty
+
 # Scratch of one thread: decoded weights, then room for what a tile returns.
 TILE_WIDTH = 512  # weights of a row that are decoded and multiplied at a time; a multiple of every block size
 TILE_ROWS, PLAIN_TILE_ROWS = 4, 16  # of plain floats: rows in registers, and rows that are decoded at a time

@@ -10,6 +10,7 @@ from rwkv_edge_cpu.intrinsics import call_decode, floats, int64s
 from rwkv_edge_cpu.jit import REDUCTION, Kernel, inlined, kernel, specialized
 from rwkv_edge_cpu.layout import (
     DECODE,
+    FEW,
     N_FIELDS,
     N_IN,
     OUT,
@@ -24,6 +25,8 @@ from rwkv_edge_cpu.layout import (
     WIDTH,
     A,
 )
+from rwkv_edge_cpu.plain_ir import ROWS as DOTS
+from rwkv_edge_cpu.plain_ir import plain_dots
 from rwkv_edge_cpu.plain_tile_ir import plain_tile
 from rwkv_edge_cpu.vector_ir import tile_tokens, vector_lanes, weight
 
@@ -31,7 +34,7 @@ BYTES_PER_ROW = 4 * TILE_STRIDE
 SUMS_STRIDE = 4 * TILE_ROWS
 
 BLOCK_BYTES = 0  # a weight's size; the templates' globals, see `jit.specialized`
-tile = weight_at = multiply = lambda *_: None
+dots = tile = weight_at = multiply = lambda *_: None
 
 
 def multiply_rows(r, weights, stride, n_rows, row, k, n, sums):
@@ -64,6 +67,12 @@ def multiply_rows(r, weights, stride, n_rows, row, k, n, sums):
 def matmul_rows(record, frame, scratch, begin, end):
     """A: x. Weights that lie row by row."""
     r = int64s(record, N_FIELDS)
+    if r[ROWS] < FEW:
+        for i in range(begin, end, DOTS):
+            for t in range(r[ROWS]):
+                x, y = r[A] + 4 * t * r[N_IN], r[OUT] + 4 * (t * r[WIDTH] + i)
+                dots(r[WEIGHT] + i * r[STRIDE_OUT], r[STRIDE_OUT], min(DOTS, end - i) - 1, x, r[N_IN], y)
+        return
     for row in range(begin, end, PLAIN_TILE_ROWS):
         for k in range(0, r[N_IN], TILE_WIDTH):
             source = r[WEIGHT] + row * r[STRIDE_OUT] + k * BLOCK_BYTES
@@ -93,7 +102,7 @@ def _multiply(format: str):
 @cache
 def row_kernel(format: str) -> Kernel:
     """For weights that lie row by row."""
-    return kernel(REDUCTION)(specialized(matmul_rows, format, multiply=_multiply(format)))
+    return kernel(REDUCTION)(specialized(matmul_rows, format, dots=plain_dots(format), multiply=_multiply(format)))
 
 
 any_strides = kernel(REDUCTION)(specialized(matmul_decoded, "f32", multiply=_multiply("f32")))

@@ -8,6 +8,7 @@ from functools import cache
 from rwkv_edge_cpu.intrinsics import floats, int64s
 from rwkv_edge_cpu.jit import REDUCTION, Kernel, decoder, inlined, kernel, specialized
 from rwkv_edge_cpu.layout import (
+    FEW,
     GROUP,
     N_FIELDS,
     N_IN,
@@ -81,6 +82,12 @@ def unpack_rows(r, row, n_rows, k, n, scratch, codes, scales, offsets):
 def tiles_of(record, frame, scratch, begin, end):
     """A: activation rows as bytes. Rows of the weight are unpacked once, a tile at a time, for all of these."""
     r = int64s(record, N_FIELDS)
+    if r[ROWS] < FEW:
+        for i in range(begin, end):
+            for t in range(r[ROWS]):
+                y = floats(r[OUT] + 4 * t * r[WIDTH], end)
+                y[i] = dot_row(r[WEIGHT] + i * r[STRIDE_OUT], r[A] + t * r[X_STRIDE], r[N_IN])
+        return
     tile_rows, tile_tokens = tile_shape()
     codes = scratch
     scales = codes + tile_rows * TILE_WIDTH
@@ -119,4 +126,5 @@ def tile_kernel(format: str) -> Kernel:
     block = BLOCKS[format]
     names = {"GROUP_SIZE": block.group, "HAS_OFFSETS": block.has_offsets, "unpack_row": block_unpack(format)}
     unpack = inlined(specialized(unpack_rows, format, **names))
-    return kernel(REDUCTION)(specialized(tiles_of, format, unpack_tile=unpack, multiply_tile=block_tile(format)))
+    names = {"dot_row": block_dot(format), "unpack_tile": unpack, "multiply_tile": block_tile(format)}
+    return kernel(REDUCTION)(specialized(tiles_of, format, **names))
