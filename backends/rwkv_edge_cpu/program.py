@@ -93,7 +93,7 @@ MAY_BE_SHARED = {p.Lerp: "weight", p.Add: "b", p.Multiply: "b", p.Wkv6: "decay"}
 
 
 WALK = kernel_name("interpreter.walk")
-MATMUL = kernel_name("matmul.matmul")  # weights of any strides
+MATMUL = kernel_name("matmul.any_strides")  # weights of any strides
 QUANTIZE_AND_LIST, LIST_FLOATS, NOTHING = map(
     kernel_name, ("sparse.quantize_and_list", "sparse.list_of_floats", "sparse.nothing")
 )
@@ -104,8 +104,9 @@ def decoder_of(format: str) -> KernelName:
 
 
 def matrix_kernels(format: str) -> tuple[KernelName, ...]:
-    """Of one row of x and of several, for blocks; of one row for floats that lie row by row, and column by column."""
-    blocks, floats = ("quantized.row_kernel", "quantized.tile_kernel"), ("matvec.row_kernel", "matvec.column_kernel")
+    """Blocks: of one row of x, of several. Floats: of one, weights row by row or column by column; of several, row by row."""
+    blocks = "quantized.row_kernel", "quantized.tile_kernel"
+    floats = "matvec.row_kernel", "matvec.column_kernel", "matmul.row_kernel"
     names = floats if FORMATS[format].is_float else blocks
     return tuple(kernel_name(name, format) for name in names)
 
@@ -292,7 +293,7 @@ def _matrix_kernels(record: NDArray[np.int64], format: str) -> tuple[KernelName,
         return kernels[0], kernels[1]
     record[layout.DECODE] = address(decoder_of(format))
     if record[layout.STRIDE_IN] == block.block_bytes:
-        return kernels[0], MATMUL
+        return kernels[0], kernels[2]
     if record[layout.STRIDE_OUT] == block.block_bytes:
         return kernels[1], MATMUL
     return MATMUL, MATMUL
@@ -310,8 +311,9 @@ def _place_copy(
 
 
 def _rows_at_once(weight: Tensor, threads: int) -> int:
-    """A multiple of 16, so that tiles are full and threads do not write to the same cache line."""
+    """A multiple of what a tile holds; also of 16, so that threads do not write to the same cache line."""
     n_out = weight.shape[0]
     enough = BYTES_AT_ONCE * n_out // max(1, weight.nbytes)
     fair = n_out // (threads * PIECES_PER_THREAD)
-    return max(1, min(enough, fair) // 32) * 32
+    tile = layout.PLAIN_TILE_ROWS if FORMATS[weight.format].is_float else layout.BYTE_TILE_ROWS
+    return max(1, min(enough, fair) // tile) * tile
