@@ -145,6 +145,6 @@ def tile_kernel(format: str) -> Kernel:
     names = {"GROUP_SIZE": block.group, "HAS_OFFSETS": block.has_offsets, "unpack_row": block_unpack(format)}
     unpack = inlined(specialized(unpack_rows, format, **names))
     least, most = few_rows(format)
-    names = {"DOT_ROWS": dots_rows(format), "LEAST": least, "MOST": most, "dot_row": block_dot(format), "dots": block_dots(format)}
-    names |= {"unpack_tile": unpack, "multiply_tile": block_tile(format)}
+    names = {"DOT_ROWS": dots_rows(format), "LEAST": least, "MOST": most, "dot_row": block_dot(format)}
+    names |= {"dots": block_dots(format), "unpack_tile": unpack, "multiply_tile": block_tile(format)}
     return kernel(REDUCTION)(specialized(tiles_of, format, **names))
