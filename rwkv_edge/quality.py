@@ -59,7 +59,7 @@ class Comparison:
 
 def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     """[T, n_vocab] log probabilities."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    shifted: NDArray[np.float64] = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return shifted
 
@@ -88,10 +88,9 @@ def compare(a: Model, b: Model, tokens: Sequence[int], progress: Progress | None
             divergences.append((np.exp(p) * (p - q)).sum(axis=1))
             agreed += int((rows_a.argmax(axis=1) == rows_b.argmax(axis=1)).sum())
     kl, n_bytes = np.concatenate(divergences), _byte_count(a, tokens)
-    scores = [Perplexity(len(tokens), n_bytes, float(total)) for total in nats]
-    return Comparison(
-        *scores, float(kl.mean()), float(np.percentile(kl, 99)), float(kl.max()), agreed / len(tokens)
-    )
+    score_a, score_b = (Perplexity(len(tokens), n_bytes, float(total)) for total in nats)
+    kl_mean, kl_p99, kl_max = float(kl.mean()), float(np.percentile(kl, 99)), float(kl.max())
+    return Comparison(score_a, score_b, kl_mean, kl_p99, kl_max, agreed / len(tokens))
 
 
 def tensor_errors(a: Weights, b: Weights) -> dict[str, float]:
@@ -107,7 +106,7 @@ def _relative_error(a: Tensor, b: Tensor) -> float:
     difference = size = 0.0
     step = max(1, WEIGHTS_AT_A_TIME * a.shape[0] // max(1, a.size))
     for start in range(0, a.shape[0], step):
-        x, y = (t.decode(np.float32)[()] for t in (_rows(a, start, step), _rows(b, start, step)))
+        x, y = (_rows(tensor, start, step).decode(np.float32) for tensor in (a, b))
         difference += float(np.square(x - y, dtype=np.float64).sum())
         size += float(np.square(x, dtype=np.float64).sum())
     return math.sqrt(difference / size) if size else math.sqrt(difference)

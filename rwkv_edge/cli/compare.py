@@ -42,10 +42,11 @@ def _as_json(comparison: Comparison, errors: dict[str, float]) -> str:
 
 def _as_text(comparison: Comparison, errors: dict[str, float]) -> str:
     worst = sorted((item for item in errors.items() if item[1]), key=lambda item: -item[1])[:WORST]
+    kl = f"mean {comparison.kl_mean:.6f}, 99th percentile {comparison.kl_p99:.6f}, largest {comparison.kl_max:.6f}"
     lines = [
         f"A: {line(comparison.a)}",
         f"B: {line(comparison.b)}",
-        f"KL divergence: mean {comparison.kl_mean:.6f}, 99th percentile {comparison.kl_p99:.6f}, largest {comparison.kl_max:.6f}",
+        f"KL divergence: {kl}",
         f"same likeliest token: {100 * comparison.top1_agreement:.2f} %",
         f"relative error of tensors: {len(errors)} compared" + (", the largest:" if worst else ", all equal"),
         *(f"  {error:.5f}  {name}" for name, error in worst),

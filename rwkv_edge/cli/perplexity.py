@@ -8,7 +8,7 @@ from rwkv_edge.cli.text import add_text_options, tokens_of
 from rwkv_edge.model import Model
 from rwkv_edge.quality import Perplexity, perplexity
 
-DESCRIPTION = "Measure how well a model predicts a text, in bits per byte and per token; every token is predicted from all before."
+DESCRIPTION = "Measure how well a model predicts a text: bits per byte and per token, each token predicted from all before."
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

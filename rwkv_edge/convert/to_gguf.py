@@ -1,11 +1,12 @@
 """A model as the fields and entries of a GGUF file: llama.cpp's for versions 6 and 7, our own for 4 and 5."""
 from typing import Any
 
-from rwkv_edge.arch import ModelShape
+from rwkv_edge.arch import UNUSED, ModelShape
 from rwkv_edge.convert.entry import Entry
 from rwkv_edge.convert.gguf_format import Value
 from rwkv_edge.convert.mix import Mix
 from rwkv_edge.convert.vocabulary import vocabulary_fields
+from rwkv_edge.errors import ModelFileError
 from rwkv_edge.weights.names.gguf import from_ours
 from rwkv_edge.weights.tensor import Tensor, Weights
 
@@ -34,6 +35,10 @@ def gguf_entries(weights: Weights, shape: ModelShape, mix: Mix) -> list[Entry]:
         parts = tuple(weights.tensors[n] for n in ours)
         written = _written_shape(name, parts)
         entries.append(Entry(name, written, mix.format(ours[0], written, parts[0].format), parts))
+    told = {part.name for entry in entries for part in entry.parts}
+    for name in weights.tensors:
+        if name not in told and not UNUSED.fullmatch(name):
+            raise ModelFileError(f"{weights.path}: tensor {name} has no place in a GGUF file of {architecture(shape)}")
     return entries
 
 
