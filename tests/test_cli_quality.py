@@ -1,5 +1,7 @@
 """`rwkv-edge quantize`, `perplexity` and `compare`: what they print, and that a mistake is one sentence and leaves nothing."""
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +113,14 @@ def test_the_bar_is_drawn_on_a_terminal_only(capsys: pytest.CaptureFixture[str],
     bar = ProgressBar("MB", 1e6)
     bar(5_000_000, 10_000_000)
     assert "[###############               ] 5 of 10 MB" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")
+def test_a_kill_leaves_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ProgressBar, "__call__", lambda bar, done, total: os.kill(os.getpid(), signal.SIGTERM))
+    before, handler = sorted(tmp_path.iterdir()), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught:
+        main(["quantize", str(model), str(tmp_path / "out.gguf"), "--type", "q8_0"])
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert sorted(tmp_path.iterdir()) == before
+    assert signal.getsignal(signal.SIGTERM) == handler

@@ -1,6 +1,8 @@
 """`rwkv-edge quantize IN OUT`: a smaller or differently packed copy of a model file."""
 import argparse
+import signal
 import sys
+from types import FrameType
 
 from rwkv_edge import convert
 from rwkv_edge.cli.progress import ProgressBar
@@ -34,11 +36,18 @@ def run(args: argparse.Namespace) -> None:
     if args.threads is not None and args.threads < 1:
         raise InputError(f"--threads must be at least 1, got {args.threads}")
     bar = ProgressBar("MB", 1e6)
+    before = signal.signal(signal.SIGTERM, _leave)
     try:
         report = convert.quantize(args.source, args.target, args.type, threads=args.threads, progress=bar)
     finally:
         bar.end()
+        signal.signal(signal.SIGTERM, before)
     for note in report.notes:
         print(f"rwkv-edge: note: {note}", file=sys.stderr)
     sizes = f"{report.source_bytes / 1e6:.1f} MB -> {report.bytes / 1e6:.1f} MB"
     print(f"{report.path}: {report.type}, {sizes} in {report.seconds:.1f} s")
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """A kill ends the command as an interrupt does, so that the half-written file goes."""
+    sys.exit(128 + number)

@@ -1,20 +1,24 @@
-"""Entries to bytes: pieces of rows, encoded by a few threads and written in order."""
+"""Entries to bytes: pieces of rows, encoded by a few threads and written in order.
+
+What only a conversion needs is imported by the functions here, so that `import rwkv_edge` stays quick.
+"""
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge.convert.entry import Entry
 from rwkv_edge.errors import InputError, ModelFileError
-from rwkv_edge.quant.encode import encode
 from rwkv_edge.quant.floats import encode_floats
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.mapping import release
 from rwkv_edge.weights.tensor import Tensor
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
 
 Importance = Mapping[str, NDArray[np.float32]]
 Progress = Callable[[int, int], None]  # bytes of the source that are done, and all of them
@@ -39,22 +43,32 @@ def write_entries(
     A few pieces are in memory at a time, and of the source only what they need. Raises ModelFileError where a weight
     cannot be encoded, InputError where an importance does not fit its tensor.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     entries = list(entries)
     total, done = sum(entry.source_bytes for entry in entries), 0
     with ThreadPoolExecutor(threads) as pool:
         for entry in entries:
-            columns = _importance_of(entry, importance)
-            waiting: deque[Future[NDArray[Any]]] = deque()
-            for piece in entry.pieces():
-                waiting.append(pool.submit(_encoded, piece, entry, columns))
-                if len(waiting) > threads:
-                    file.write(waiting.popleft().result().data)
-            while waiting:
-                file.write(waiting.popleft().result().data)
+            for data, source_bytes in _encoded_in_order(pool, entry, threads, _importance_of(entry, importance)):
+                file.write(data.data)
+                done += source_bytes
+                if progress:
+                    progress(done, total)
             file.write(bytes(-entry.nbytes % alignment))
-            done += entry.source_bytes
-            if progress:
-                progress(done, total)
+
+
+def _encoded_in_order(
+    pool: "Executor", entry: Entry, ahead: int, columns: NDArray[np.float32] | None
+) -> Iterator[tuple[NDArray[Any], int]]:
+    """(bytes of a piece, bytes it had in the source); at most `ahead` pieces are worked on beside the one that is next."""
+    waiting: deque[tuple[Future[NDArray[Any]], int]] = deque()
+    for piece in entry.pieces():
+        waiting.append((pool.submit(_encoded, piece, entry, columns), piece.nbytes))
+        if len(waiting) > ahead:
+            future, size = waiting.popleft()
+            yield future.result(), size
+    for future, size in waiting:
+        yield future.result(), size
 
 
 def _importance_of(entry: Entry, importance: Importance | None) -> NDArray[np.float32] | None:
@@ -70,6 +84,8 @@ def _importance_of(entry: Entry, importance: Importance | None) -> NDArray[np.fl
 
 def _encoded(piece: Tensor, entry: Entry, importance: NDArray[np.float32] | None) -> NDArray[Any]:
     """The bytes of a piece, uint8 or plain floats; its pages of the source are given back."""
+    from rwkv_edge.quant.encode import encode
+
     try:
         if piece.format == entry.format and entry.factor == 1:
             return np.array(piece.data, order="C")

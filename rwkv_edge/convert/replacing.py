@@ -1,6 +1,5 @@
 """Writing a file so that it appears complete or not at all."""
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,6 +40,8 @@ def replacing(target: Path, size: int) -> Iterator[BinaryIO]:
 
 
 def _check_space(target: Path, size: int) -> None:
+    import shutil  # slow to import, and `import rwkv_edge` comes through here
+
     free = shutil.disk_usage(target.parent).free
     if size > free:
         raise OutputError(f"{target}: needs {size / 1e6:.0f} MB, but the disk has {free / 1e6:.0f} MB free")
