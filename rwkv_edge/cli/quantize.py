@@ -6,7 +6,6 @@ from types import FrameType
 
 from rwkv_edge import convert
 from rwkv_edge.cli.progress import ProgressBar
-from rwkv_edge.errors import InputError
 
 DESCRIPTION = """\
 Write a model to another file: quantized, or converted. Tensor by tensor: a 3 GB model needs no 3 GB of memory.
@@ -33,8 +32,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.threads is not None and args.threads < 1:
-        raise InputError(f"--threads must be at least 1, got {args.threads}")
     bar = ProgressBar("MB", 1e6)
     before = signal.signal(signal.SIGTERM, _leave)
     try:

@@ -16,7 +16,7 @@ from rwkv_edge.convert.mix import DEFAULT, MATRIX, MIXES, Mix, fitting, mix_of
 from rwkv_edge.convert.replacing import replacing
 from rwkv_edge.errors import InputError, OutputError
 from rwkv_edge.quant.formats import FORMATS
-from rwkv_edge.weights import Weights, open_weights
+from rwkv_edge.weights import Hints, Weights, open_weights
 
 __all__ = ["DEFAULT", "MIXES", "Report", "quantize"]
 
@@ -70,12 +70,14 @@ def quantize(
     Raises ModelFileError, InputError (unknown type or ending), OutputError (disk full, or `target` is the source).
     """
     start = time.perf_counter()
-    source, target = Path(source), Path(target)
+    target = Path(target)
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads must be an integer from 1, got {threads!r}")
     if target.suffix.lower() not in SUFFIXES:
         raise InputError(f"{target}: the name of what is written must end in {', '.join(SUFFIXES)}")
     mix_of(type or DEFAULT)  # a wrong name is told before anything is opened
     weights = open_weights(source)
-    _refuse_overwriting(weights, source, target)
+    _refuse_overwriting(weights, Path(source), target)
     build_plan(weights)  # refuses what could not run
     shape = read_shape(weights)
     type = type.lower() if type else _default_type(weights, target)
@@ -86,6 +88,8 @@ def quantize(
             file, contents.entries, contents.alignment, threads=threads or cores(), importance=importance, progress=progress
         )
     notes = tuple(_notes(weights, contents.entries, MIXES[type]))
+    if target.suffix.lower() != ".gguf" and weights.hints.layer_norm_eps != Hints().layer_norm_eps:
+        notes += (f"safetensors have no place for the layer norms' epsilon, which is {weights.hints.layer_norm_eps:g} here",)
     return Report(target, type, weights.nbytes, contents.nbytes, time.perf_counter() - start, notes)
 
 

@@ -55,7 +55,7 @@ def gguf_fields(weights: Weights, shape: ModelShape, mix: Mix) -> dict[str, Valu
     return {
         "general.architecture": arch,
         "general.type": "model",
-        "general.name": weights.path.stem,
+        "general.name": weights.path.name if weights.path.is_dir() else weights.path.stem,
         **kept,
         f"{arch}.context_length": CONTEXT_LENGTH,
         f"{arch}.embedding_length": shape.n_embd,

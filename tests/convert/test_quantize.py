@@ -145,6 +145,16 @@ def test_substitutes_and_second_quantization_are_told(tmp_path: Path) -> None:
     assert "quantized already (q8_0)" in quantize(source, tmp_path / "out.gguf", "f16").notes[0]
 
 
+def test_an_epsilon_that_safetensors_cannot_hold_is_told(tmp_path: Path) -> None:
+    folder = write_directory(tmp_path / "model.v1", tiny("7"), naming="fla", norm_eps=1e-6)
+    notes = quantize(folder, tmp_path / "out.safetensors").notes
+    assert notes == ("safetensors have no place for the layer norms' epsilon, which is 1e-06 here",)
+    quantize(folder, tmp_path / "out.gguf", "f32")
+    after = open_weights(tmp_path / "out.gguf")
+    assert after.hints.layer_norm_eps == 1e-6
+    assert after.metadata["general.name"] == "model.v1"
+
+
 def test_an_importance_must_fit_its_tensor(tiny_pth: Callable[[str], Path], tmp_path: Path) -> None:
     importance = {"blocks.0.att.key.weight": np.ones(63, np.float32)}
     with pytest.raises(InputError, match=r"blocks\.0\.att\.key\.weight has shape \[63\], expected \[64\]"):
