@@ -83,7 +83,7 @@ def test_every_type_gives_a_file_that_runs(type: str, version: str, tmp_path: Pa
     assert tensors["head.weight"].format == mix.head
     assert tensors["blocks.0.ffn.value.weight"].format == mix.matrices
     expected, found = logits(tmp_path / "model.pth"), logits(tmp_path / "out.gguf")
-    assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.9
+    assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.85
 
 
 def test_a_tuned_initial_state_is_kept(tmp_path: Path) -> None:
