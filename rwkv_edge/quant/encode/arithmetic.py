@@ -1,0 +1,37 @@
+"""Arithmetic that the compiled encoders repeat bit for bit: float32, sums in the order of the weights."""
+from collections.abc import Iterable
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+LARGEST_HALF = np.float32(65504)
+SMALLEST = np.float32(1e-37)  # the inverse of anything larger is finite
+
+
+def total(terms: Iterable[Floats]) -> Floats:
+    """Sum over the first axis, one after the other."""
+    return reduce(np.add, terms)
+
+
+def inverse(scale: Floats) -> Floats:
+    """1 / scale, or 0 where that is too large."""
+    return divided(np.float32(1), scale)
+
+
+def divided(x: Any, y: Floats) -> Floats:
+    """x / y, or 0 where y is as good as 0."""
+    tiny = np.abs(y) < SMALLEST
+    return np.where(tiny, np.float32(0), x / np.where(tiny, np.float32(1), y))
+
+
+def half(x: Floats, unit: int = 1) -> Floats:
+    """The nearest number that is a half-precision one when multiplied by `unit` (a power of 2); what is too large, the largest."""
+    return np.clip(x * np.float32(unit), -LARGEST_HALF, LARGEST_HALF).astype(np.float16).astype(np.float32) * np.float32(1 / unit)
+
+
+def whole(x: Floats, low: float, high: float) -> Floats:
+    """The nearest whole number from low to high; halves go to the even one."""
+    return np.rint(np.clip(x, np.float32(low), np.float32(high)))
