@@ -17,7 +17,8 @@ Fit = tuple[Floats, Floats, Floats, Floats]  # d [blocks], s [groups, blocks], d
 def find(scheme: Scheme, x: Floats, w: Floats, parts: Parts) -> None:
     """Fill `parts` for weights x, whose squared errors count w."""
     d, s, dmin, m = fit(scheme, x, w, *runs(scheme, x, w))
-    parts.d[...], parts.s[...], parts.dmin[...], parts.m[...] = d, s.T, dmin, m.T
+    parts.d[...], parts.s[...] = d + np.float32(0), s.T  # no zero is negative
+    parts.dmin[...], parts.m[...] = dmin + np.float32(0), m.T
     codes = whole((x + dmin * m) * inverse(d * s), 0, scheme.high)
     parts.codes[...] = codes.transpose(2, 1, 0).reshape(parts.codes.shape)
 

@@ -36,7 +36,7 @@ def four_bits(p: Parts, b: Blocks) -> None:
 
 def four_bits_offset(p: Parts, b: Blocks) -> None:
     four_bits(p, b)
-    b["m"] = -p.dmin
+    b["m"] = 0 - p.dmin
 
 
 def five_bits(p: Parts, b: Blocks) -> None:
@@ -46,7 +46,7 @@ def five_bits(p: Parts, b: Blocks) -> None:
 
 def five_bits_offset(p: Parts, b: Blocks) -> None:
     five_bits(p, b)
-    b["m"] = -p.dmin
+    b["m"] = 0 - p.dmin
 
 
 def q2_k(p: Parts, b: Blocks) -> None:

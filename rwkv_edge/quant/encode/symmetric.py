@@ -38,7 +38,7 @@ def find(scheme: Scheme, x: Floats, w: Floats, parts: Parts) -> None:
 def fit_scales(scheme: Scheme, x: Floats, w: Floats, nearest: Nearest, parts: Parts) -> Floats:
     """Fills in d and s; returns the runs' scales, [groups, blocks]."""
     d, s = fit(scheme, x, w, nearest, runs(scheme, x, w, nearest))
-    parts.d[...], parts.s[...] = d * np.float32(scheme.unit), s.T
+    parts.d[...], parts.s[...] = d * np.float32(scheme.unit) + np.float32(0), s.T  # no zero is negative
     return d * s
 
 

@@ -1,0 +1,42 @@
+"""`rwkv_edge.quant.encode` compiled, on several threads: the same bytes."""
+import ctypes
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkv_edge.quant.encode import encode_with
+from rwkv_edge.quant.encode.parts import Parts
+from rwkv_edge.quant.encode.schemes import Scheme
+from rwkv_edge.quant.unpacked import Bytes
+from rwkv_edge_cpu import encode_layout as layout
+
+Floats = NDArray[np.float32]
+
+
+def encode(format: str, weights: Floats, importance: Floats | None = None, threads: int = 1) -> Bytes:
+    with ThreadPoolExecutor(threads) as pool:
+        return encode_with(search, format, weights, importance, pool.map)
+
+
+def search(scheme: Scheme, x: Floats, w: Floats) -> Parts:
+    """See `quant.encode.parts.Search`."""
+    parts = Parts.empty(scheme, len(x))
+    record, tables = layout.record_of(scheme, x, w, parts), layout.tables(scheme)
+    fields = (layout.STARTS, layout.TOPS, layout.LEVELS, layout.GRID)
+    for field, table in zip(fields, tables, strict=True):
+        record[field : field + 2] = table.ctypes.data, len(table)
+    scratch = np.empty(layout.SCRATCH, np.float32)
+    chunks = -(-len(x) // layout.blocks_at_once(scheme))
+    _kernel("affine" if scheme.offset_high else "symmetric")(record.ctypes.data, 0, scratch.ctypes.data, 0, chunks)
+    return parts
+
+
+@cache
+def _kernel(name: str) -> Callable[..., None]:
+    from rwkv_edge_cpu import encode_affine, encode_symmetric
+
+    kernel = encode_affine.search if name == "affine" else encode_symmetric.search
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)(kernel.address)

@@ -1,0 +1,74 @@
+"""How Python and the compiled encoders meet: an int64 record, and a scheme's numbers as floats."""
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkv_edge.quant.encode.parts import Parts
+from rwkv_edge.quant.encode.schemes import Scheme
+
+# The record. All but the sizes are addresses.
+(
+    X,  # weights, float32 [n_blocks, block_size]
+    W,  # what their squared errors count, float32 [n_weighted, block_size]: block i has row i % n_weighted
+    N_BLOCKS,
+    N_WEIGHTED,
+    CODES,  # the results, see quant/encode/parts.py
+    D,
+    S,
+    DMIN,
+    M,
+    SIGNS,
+    GROUPS,
+    SIZE,
+    LOW,
+    HIGH,
+    SCALE_LOW,
+    SCALE_HIGH,
+    STEP,
+    OFFSET_HIGH,
+    UNIT,
+    EVEN,
+    STARTS,
+    N_STARTS,
+    TOPS,
+    N_TOPS,
+    LEVELS,
+    N_LEVELS,
+    GRID,
+    N_GRID,
+    N_RECORD,
+) = range(29)
+
+LANES = 128  # runs that are worked on at once: their weights fit into a core's nearest cache
+LARGEST_SIZE = 32  # of a run
+N = LARGEST_SIZE * LANES
+SCRATCH = 3 * N + 40 * LANES  # floats
+
+
+def blocks_at_once(scheme: Scheme) -> int:
+    return LANES // scheme.groups
+
+
+def tables(scheme: Scheme) -> tuple[NDArray[np.float32], ...]:
+    """Where the searches start, levels and grid, as the record names them; tops as factors, of offsets too where there are some."""
+    grid = np.zeros((0, 4)) if scheme.grid is None else scheme.grid
+    tops = [1 / top for top in scheme.tops]
+    if scheme.offset_high:
+        tops = [(1 / top, 1 / (top - scheme.scale_high + scheme.offset_high)) for top in scheme.tops]
+    return tuple(np.ascontiguousarray(table, np.float32) for table in (scheme.starts, tops, scheme.levels, grid))
+
+
+def record_of(scheme: Scheme, x: NDArray[np.float32], w: NDArray[np.float32], parts: Parts) -> NDArray[np.int64]:
+    """Without tables."""
+    record = np.zeros(N_RECORD, np.int64)
+    arrays = parts.codes, parts.d, parts.s, parts.dmin, parts.m, parts.signs
+    record[[X, W, CODES, D, S, DMIN, M, SIGNS]] = [array.ctypes.data for array in (x, w, *arrays)]
+    record[[N_BLOCKS, N_WEIGHTED]] = len(x), len(w)
+    for field, name in FIELDS.items():
+        record[field] = getattr(scheme, name)
+    return record
+
+
+FIELDS = {
+    GROUPS: "groups", SIZE: "size", LOW: "low", HIGH: "high", SCALE_LOW: "scale_low", SCALE_HIGH: "scale_high", STEP: "step",
+    OFFSET_HIGH: "offset_high", UNIT: "unit", EVEN: "even",
+}  # fmt: skip
