@@ -47,8 +47,19 @@ class Availability:
     reason: str = ""
 
 
+class Encoder(Protocol):
+    """Floats to blocks; quant/encode says how, and has the one in NumPy."""
+
+    def __call__(
+        self, format: str, weights: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]: ...
+
+
 class Backend(Protocol):
-    """What an entry point of the group `rwkv_edge.backends` loads to (an instance, or a module with these names)."""
+    """What an entry point of the group `rwkv_edge.backends` loads to (an instance, or a module with these names).
+
+    It may have a fast `Encoder` too, called `encode`.
+    """
 
     name: str
 

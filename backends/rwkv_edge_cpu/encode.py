@@ -1,7 +1,6 @@
-"""`rwkv_edge.quant.encode` compiled, on several threads: the same bytes."""
+"""`rwkv_edge.quant.encode` with its searches compiled: the same bytes."""
 import ctypes
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
@@ -16,17 +15,16 @@ from rwkv_edge_cpu import encode_layout as layout
 Floats = NDArray[np.float32]
 
 
-def encode(format: str, weights: Floats, importance: Floats | None = None, threads: int = 1) -> Bytes:
-    with ThreadPoolExecutor(threads) as pool:
-        return encode_with(search, format, weights, importance, pool.map)
+def encode(format: str, weights: Floats, importance: Floats | None = None) -> Bytes:
+    """As `rwkv_edge.quant.encode.encode`. Others may run meanwhile: the lock of Python's interpreter is released."""
+    return encode_with(search, format, weights, importance)
 
 
 def search(scheme: Scheme, x: Floats, w: Floats) -> Parts:
     """See `quant.encode.parts.Search`."""
     parts = Parts.empty(scheme, len(x))
     record, tables = layout.record_of(scheme, x, w, parts), layout.tables(scheme)
-    fields = (layout.STARTS, layout.TOPS, layout.LEVELS, layout.GRID)
-    for field, table in zip(fields, tables, strict=True):
+    for field, table in tables.items():
         record[field : field + 2] = table.ctypes.data, len(table)
     scratch = np.empty(layout.SCRATCH, np.float32)
     chunks = -(-len(x) // layout.blocks_at_once(scheme))

@@ -16,7 +16,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from rwkv_edge.quant.encode.arithmetic import LARGEST_HALF, SMALLEST
-from rwkv_edge_cpu.encode_layout import GROUPS, LANES, LARGEST_SIZE, N_WEIGHTED, N, SIZE, W, X
+from rwkv_edge_cpu.encode_layout import GROUPS, LANES, LARGEST_SIZE, N_WEIGHTED, SIZE, N, W, X
 from rwkv_edge_cpu.intrinsics import floats
 
 # Every operation is rounded by itself, as NumPy does. `exact` is called, `exactly` becomes a part of its caller.

@@ -2,6 +2,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkv_edge.quant.encode.affine import tries
 from rwkv_edge.quant.encode.parts import Parts
 from rwkv_edge.quant.encode.schemes import Scheme
 
@@ -35,8 +36,12 @@ from rwkv_edge.quant.encode.schemes import Scheme
     N_LEVELS,
     GRID,
     N_GRID,
+    NEIGHBOURS,
+    N_NEIGHBOURS,
+    TURNS,
+    ROUNDS,
     N_RECORD,
-) = range(29)
+) = range(33)
 
 LANES = 128  # runs that are worked on at once: their weights fit into a core's nearest cache
 LARGEST_SIZE = 32  # of a run
@@ -48,17 +53,24 @@ def blocks_at_once(scheme: Scheme) -> int:
     return LANES // scheme.groups
 
 
-def tables(scheme: Scheme) -> tuple[NDArray[np.float32], ...]:
-    """Where the searches start, levels and grid, as the record names them; tops as factors, of offsets too where there are some."""
-    grid = np.zeros((0, 4)) if scheme.grid is None else scheme.grid
-    tops = [1 / top for top in scheme.tops]
-    if scheme.offset_high:
-        tops = [(1 / top, 1 / (top - scheme.scale_high + scheme.offset_high)) for top in scheme.tops]
-    return tuple(np.ascontiguousarray(table, np.float32) for table in (scheme.starts, tops, scheme.levels, grid))
+def tables(scheme: Scheme) -> dict[int, NDArray[np.float32]]:
+    """By the field of their addresses; the next field is how many rows they have.
+
+    STARTS of formats with offsets have two columns, see `affine.tries`; TOPS are factors, of scales and offsets.
+    """
+    reach = scheme.offset_high - scheme.scale_high if scheme.offset_high else 0
+    found = {
+        STARTS: tries(scheme) if scheme.offset_high else scheme.starts,
+        TOPS: [(1 / top, 1 / (top + reach)) for top in scheme.tops],
+        LEVELS: scheme.levels,
+        GRID: () if scheme.grid is None else scheme.grid,
+        NEIGHBOURS: scheme.neighbours,
+    }
+    return {field: np.ascontiguousarray(table, np.float32) for field, table in found.items()}
 
 
 def record_of(scheme: Scheme, x: NDArray[np.float32], w: NDArray[np.float32], parts: Parts) -> NDArray[np.int64]:
-    """Without tables."""
+    """Without the tables."""
     record = np.zeros(N_RECORD, np.int64)
     arrays = parts.codes, parts.d, parts.s, parts.dmin, parts.m, parts.signs
     record[[X, W, CODES, D, S, DMIN, M, SIGNS]] = [array.ctypes.data for array in (x, w, *arrays)]
@@ -70,5 +82,5 @@ def record_of(scheme: Scheme, x: NDArray[np.float32], w: NDArray[np.float32], pa
 
 FIELDS = {
     GROUPS: "groups", SIZE: "size", LOW: "low", HIGH: "high", SCALE_LOW: "scale_low", SCALE_HIGH: "scale_high", STEP: "step",
-    OFFSET_HIGH: "offset_high", UNIT: "unit", EVEN: "even",
+    OFFSET_HIGH: "offset_high", UNIT: "unit", EVEN: "even", TURNS: "turns", ROUNDS: "rounds",
 }  # fmt: skip

@@ -2,11 +2,11 @@
 # mypy: allow-untyped-defs
 import numpy as np
 
-from rwkv_edge.quant.encode.symmetric import ROUNDS, TURNS
-from rwkv_edge_cpu.encode_lanes import INFINITY, ONE, ZERO, HALF, clipped, divided, exact, exactly, half, load, size_of, whole
-from rwkv_edge_cpu.encode_layout import (
-    CODES, EVEN, GRID, GROUPS, HIGH, LANES, LEVELS, LOW, N_BLOCKS, N, SCRATCH, N_GRID, N_LEVELS, N_RECORD, N_STARTS, N_TOPS,
-    SCALE_HIGH, SCALE_LOW, SIGNS, SIZE, STARTS, STEP, TOPS, UNIT, D, S,
+from rwkv_edge_cpu.encode_lanes import HALF, INFINITY, ONE, ZERO, clipped, divided, exact, exactly, half, load, size_of, whole
+
+from rwkv_edge_cpu.encode_layout import (  # isort: skip
+    CODES, EVEN, GRID, GROUPS, HIGH, LANES, LEVELS, LOW, NEIGHBOURS, N_BLOCKS, N_GRID, N_LEVELS, N_NEIGHBOURS, N_RECORD,
+    N_STARTS, N_TOPS, ROUNDS, SCALE_HIGH, SCALE_LOW, SCRATCH, SIGNS, STARTS, STEP, TOPS, TURNS, UNIT, D, N, S,
 )  # fmt: skip
 from rwkv_edge_cpu.intrinsics import floats, int16s, int64s, uint8s, uint16s
 from rwkv_edge_cpu.jit import kernel
@@ -26,24 +26,24 @@ def without_signs(r, f, first, count):
     groups, size = r[GROUPS], size_of(r)
     blocks = LANES // groups
     for eight in range(0, size, 8):
-        for l in range(LANES):
-            f[ODD + l], f[CHEAPEST + l], f[LEAST_DISTANCE + l] = ZERO, ZERO, INFINITY
+        for j in range(LANES):
+            f[ODD + j], f[CHEAPEST + j], f[LEAST_DISTANCE + j] = ZERO, ZERO, INFINITY
         for i in range(eight, eight + 8):
-            for l in range(LANES):
-                x = f[i * LANES + l]
-                cost = f[N + i * LANES + l] * (x * x)
-                cheaper = cost < f[LEAST_DISTANCE + l]
-                f[LEAST_DISTANCE + l] = cost if cheaper else f[LEAST_DISTANCE + l]
-                f[CHEAPEST + l] = np.float32(i) if cheaper else f[CHEAPEST + l]
-                f[ODD + l] = ONE - f[ODD + l] if x < ZERO else f[ODD + l]
+            for j in range(LANES):
+                x = f[i * LANES + j]
+                cost = f[N + i * LANES + j] * (x * x)
+                cheaper = cost < f[LEAST_DISTANCE + j]
+                f[LEAST_DISTANCE + j] = cost if cheaper else f[LEAST_DISTANCE + j]
+                f[CHEAPEST + j] = np.float32(i) if cheaper else f[CHEAPEST + j]
+                f[ODD + j] = ONE - f[ODD + j] if x < ZERO else f[ODD + j]
         for g in range(groups):
             for b in range(blocks):
-                l, bits = g * blocks + b, 0
-                wrong = np.int64(f[CHEAPEST + l]) if r[EVEN] == 1 and f[ODD + l] == ONE else -1
+                j, bits = g * blocks + b, 0
+                wrong = np.int64(f[CHEAPEST + j]) if r[EVEN] == 1 and f[ODD + j] == ONE else -1
                 for i in range(eight, eight + 8):
-                    x = f[i * LANES + l]
+                    x = f[i * LANES + j]
                     minus = (x < ZERO) != (i == wrong)
-                    f[i * LANES + l] = -x if minus else x
+                    f[i * LANES + j] = -x if minus else x
                     bits += 1 << (i - eight) if minus else 0
                 if b < count:
                     at = ((first + b) * groups + g) * (size // 8) + eight // 8
@@ -55,28 +55,28 @@ def nearest_rows(r, f):
     """The rows of the grid that are nearest to the weights times INVERSE, by fours, as codes; in FOUND their numbers."""
     grid = floats(r[GRID], 4 * r[N_GRID])
     for i in range(0, size_of(r) * LANES, LANES):
-        for l in range(LANES):
-            f[2 * N + i + l] = f[i + l] * f[INVERSE + l]
+        for j in range(LANES):
+            f[2 * N + i + j] = f[i + j] * f[INVERSE + j]
     for four in range(size_of(r) // 4):
         at, w = 2 * N + four * 4 * LANES, N + four * 4 * LANES
-        for l in range(LANES):
-            f[LEAST_DISTANCE + l] = INFINITY
-            f[FOUND + four * LANES + l] = ZERO
+        for j in range(LANES):
+            f[LEAST_DISTANCE + j] = INFINITY
+            f[FOUND + four * LANES + j] = ZERO
         for row in range(r[N_GRID]):
             g0, g1, g2, g3 = grid[4 * row], grid[4 * row + 1], grid[4 * row + 2], grid[4 * row + 3]
             number = np.float32(row)
-            for l in range(LANES):
-                miss0, miss1 = f[at + l] - g0, f[at + LANES + l] - g1
-                miss2, miss3 = f[at + 2 * LANES + l] - g2, f[at + 3 * LANES + l] - g3
-                distance = miss0 * miss0 * f[w + l] + miss1 * miss1 * f[w + LANES + l]
-                distance = distance + miss2 * miss2 * f[w + 2 * LANES + l] + miss3 * miss3 * f[w + 3 * LANES + l]
-                better = distance < f[LEAST_DISTANCE + l]
-                f[LEAST_DISTANCE + l] = distance if better else f[LEAST_DISTANCE + l]
-                f[FOUND + four * LANES + l] = number if better else f[FOUND + four * LANES + l]
-        for l in range(LANES):
-            row = np.int64(f[FOUND + four * LANES + l])
-            for j in range(4):
-                f[at + j * LANES + l] = grid[4 * row + j]
+            for j in range(LANES):
+                miss0, miss1 = f[at + j] - g0, f[at + LANES + j] - g1
+                miss2, miss3 = f[at + 2 * LANES + j] - g2, f[at + 3 * LANES + j] - g3
+                distance = miss0 * miss0 * f[w + j] + miss1 * miss1 * f[w + LANES + j]
+                distance = distance + miss2 * miss2 * f[w + 2 * LANES + j] + miss3 * miss3 * f[w + 3 * LANES + j]
+                better = distance < f[LEAST_DISTANCE + j]
+                f[LEAST_DISTANCE + j] = distance if better else f[LEAST_DISTANCE + j]
+                f[FOUND + four * LANES + j] = number if better else f[FOUND + four * LANES + j]
+        for j in range(LANES):
+            row = np.int64(f[FOUND + four * LANES + j])
+            for k in range(4):
+                f[at + k * LANES + j] = grid[4 * row + k]
 
 
 @exact
@@ -88,59 +88,59 @@ def nearest(r, f):
     low, high = np.float32(r[LOW]), np.float32(r[HIGH])
     if r[N_LEVELS] == 0:
         for i in range(0, size_of(r) * LANES, LANES):
-            for l in range(LANES):
-                f[2 * N + i + l] = whole(f[i + l] * f[INVERSE + l], low, high)
+            for j in range(LANES):
+                f[2 * N + i + j] = whole(f[i + j] * f[INVERSE + j], low, high)
         return
     levels = floats(r[LEVELS], r[N_LEVELS])
     for i in range(0, size_of(r) * LANES, LANES):
-        for l in range(LANES):
-            f[2 * N + i + l] = low
+        for j in range(LANES):
+            f[2 * N + i + j] = low
         for k in range(1, r[N_LEVELS]):
             rise, between = levels[k] - levels[k - 1], (levels[k] + levels[k - 1]) * HALF
-            for l in range(LANES):
-                f[2 * N + i + l] += rise if f[i + l] * f[INVERSE + l] > between else ZERO
+            for j in range(LANES):
+                f[2 * N + i + j] += rise if f[i + j] * f[INVERSE + j] > between else ZERO
 
 
 @exact
 def errors(r, f):
     """XQ and QQ of the codes, and the squared ERROR with SCALE."""
-    for l in range(3 * LANES):
-        f[XQ + l] = ZERO
+    for j in range(3 * LANES):
+        f[XQ + j] = ZERO
     for i in range(0, size_of(r) * LANES, LANES):
-        for l in range(LANES):
-            x, w, q = f[i + l], f[N + i + l], f[2 * N + i + l]
-            wq, miss = w * q, x - f[SCALE + l] * q
-            f[XQ + l] += wq * x
-            f[QQ + l] += wq * q
-            f[ERROR + l] += w * (miss * miss)
+        for j in range(LANES):
+            x, w, q = f[i + j], f[N + i + j], f[2 * N + i + j]
+            wq, miss = w * q, x - f[SCALE + j] * q
+            f[XQ + j] += wq * x
+            f[QQ + j] += wq * q
+            f[ERROR + j] += w * (miss * miss)
 
 
 @exact
 def runs(r, f):
     """The best SCALE of each run."""
     starts, n_starts = floats(r[STARTS], r[N_STARTS]), r[N_STARTS]
-    for l in range(LANES):
-        f[OUTWARD + l] = f[l]
-        f[GAIN + l] = ZERO
-        f[SCALE + l] = ZERO
+    for j in range(LANES):
+        f[OUTWARD + j] = f[j]
+        f[GAIN + j] = ZERO
+        f[SCALE + j] = ZERO
     for i in range(LANES, size_of(r) * LANES, LANES):
-        for l in range(LANES):
-            f[OUTWARD + l] = f[i + l] if abs(f[i + l]) > abs(f[OUTWARD + l]) else f[OUTWARD + l]
-    for l in range(LANES):
-        extreme = f[OUTWARD + l]
-        f[OUTWARD + l] = divided(ONE, extreme if r[N_GRID] == 0 else abs(extreme))
-    for turn in range(n_starts + TURNS):
+        for j in range(LANES):
+            f[OUTWARD + j] = f[i + j] if abs(f[i + j]) > abs(f[OUTWARD + j]) else f[OUTWARD + j]
+    for j in range(LANES):
+        extreme = f[OUTWARD + j]
+        f[OUTWARD + j] = divided(ONE, extreme if r[N_GRID] == 0 else abs(extreme))
+    for turn in range(n_starts + r[TURNS]):
         start = starts[min(turn, n_starts - 1)]
-        for l in range(LANES):
-            f[INVERSE + l] = start * f[OUTWARD + l] if turn < n_starts else divided(ONE, f[SCALE + l])
+        for j in range(LANES):
+            f[INVERSE + j] = start * f[OUTWARD + j] if turn < n_starts else divided(ONE, f[SCALE + j])
         nearest(r, f)
         errors(r, f)
-        for l in range(LANES):
-            xq, gain = f[XQ + l], f[GAIN + l]
-            best = divided(xq, f[QQ + l])
+        for j in range(LANES):
+            xq, gain = f[XQ + j], f[GAIN + j]
+            best = divided(xq, f[QQ + j])
             better = xq * best > gain
-            f[GAIN + l] = xq * best if better else gain
-            f[SCALE + l] = best if better else f[SCALE + l]
+            f[GAIN + j] = xq * best if better else gain
+            f[SCALE + j] = best if better else f[SCALE + j]
 
 
 @exact
@@ -148,42 +148,42 @@ def choose(r, f):
     """From D_NOW and S_NOW: of each run's neighbours the best as S_NOW, and its ERROR_BEST, XQ_BEST, QQ_BEST."""
     groups = r[GROUPS]
     blocks = LANES // groups
-    low, high, step = np.float32(r[SCALE_LOW]), np.float32(r[SCALE_HIGH]), np.float32(r[STEP])
-    for l in range(LANES):
-        f[ERROR_BEST + l] = INFINITY
-        f[S_OLD + l] = f[S_NOW + l]
+    low, high, neighbours = np.float32(r[SCALE_LOW]), np.float32(r[SCALE_HIGH]), floats(r[NEIGHBOURS], 2 * r[N_NEIGHBOURS])
+    for j in range(LANES):
+        f[ERROR_BEST + j] = INFINITY
+        f[S_OLD + j] = f[S_NOW + j]
     for g in range(0, LANES, blocks):
         for b in range(blocks):
             f[D_LANES + g + b] = f[D_NOW + b]
-    for neighbour in range(3 if r[SCALE_HIGH] > 1 else 1):
-        change = ZERO if neighbour == 0 else -step if neighbour == 1 else step
-        for l in range(LANES):
-            scale = f[D_LANES + l] * clipped(f[S_OLD + l] + change, low, high)
-            f[SCALE + l] = scale
-            f[INVERSE + l] = divided(ONE, scale)
+    for neighbour in range(r[N_NEIGHBOURS]):
+        change = neighbours[2 * neighbour]
+        for j in range(LANES):
+            scale = f[D_LANES + j] * clipped(f[S_OLD + j] + change, low, high)
+            f[SCALE + j] = scale
+            f[INVERSE + j] = divided(ONE, scale)
         nearest(r, f)
         errors(r, f)
-        for l in range(LANES):
-            better = f[ERROR + l] < f[ERROR_BEST + l]
-            s = clipped(f[S_OLD + l] + change, low, high)
-            f[S_NOW + l] = s if better else f[S_NOW + l]
-            f[ERROR_BEST + l] = f[ERROR + l] if better else f[ERROR_BEST + l]
-            f[XQ_BEST + l] = f[XQ + l] if better else f[XQ_BEST + l]
-            f[QQ_BEST + l] = f[QQ + l] if better else f[QQ_BEST + l]
+        for j in range(LANES):
+            better = f[ERROR + j] < f[ERROR_BEST + j]
+            s = clipped(f[S_OLD + j] + change, low, high)
+            f[S_NOW + j] = s if better else f[S_NOW + j]
+            f[ERROR_BEST + j] = f[ERROR + j] if better else f[ERROR_BEST + j]
+            f[XQ_BEST + j] = f[XQ + j] if better else f[XQ_BEST + j]
+            f[QQ_BEST + j] = f[QQ + j] if better else f[QQ_BEST + j]
 
 
 @exact
 def fit(r, f):
     """D_BEST and S_BEST from the runs' SCALE."""
     groups = r[GROUPS]
-    blocks, tops, unit = LANES // groups, floats(r[TOPS], r[N_TOPS]), np.float32(r[UNIT])
+    blocks, tops, unit = LANES // groups, floats(r[TOPS], 2 * r[N_TOPS]), np.float32(r[UNIT])
     low, step = np.float32(r[SCALE_LOW]), np.float32(r[STEP])
     steps = np.float32((r[SCALE_HIGH] - r[SCALE_LOW]) // r[STEP])
-    for l in range(LANES):
-        f[RUN_SCALE + l] = f[SCALE + l]
-        f[S_BEST + l] = ONE
-        f[D_BEST + l] = ZERO
-        f[LEAST + l] = INFINITY
+    for j in range(LANES):
+        f[RUN_SCALE + j] = f[SCALE + j]
+        f[S_BEST + j] = ONE
+        f[D_BEST + j] = ZERO
+        f[LEAST + j] = INFINITY
     for b in range(blocks):
         top = f[SCALE + b]
         for g in range(blocks, LANES, blocks):
@@ -191,12 +191,12 @@ def fit(r, f):
         f[TOP + b] = top
     for start in range(r[N_TOPS]):
         for b in range(blocks):
-            d = half(f[TOP + b] * tops[start], unit)
+            d = half(f[TOP + b] * tops[2 * start], unit)
             f[D_NOW + b] = d
             for g in range(0, LANES, blocks):
                 v = f[RUN_SCALE + g + b] * divided(ONE, d)
                 f[S_NOW + g + b] = whole((v - low) * (ONE / step), ZERO, steps) * step + low
-        for _ in range(ROUNDS):
+        for _ in range(r[ROUNDS]):
             choose(r, f)
             for b in range(blocks):
                 error, xs, ss = ZERO, ZERO, ZERO

@@ -1,5 +1,4 @@
-"""Floats to any weight format: `encode`."""
-from collections.abc import Callable, Iterable
+"""Floats to blocks of any format: `encode`. It is the definition; a backend may have a faster one (see `registry.encoder`)."""
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ from numpy.typing import NDArray
 from rwkv_edge.quant.decode import LAYOUTS
 from rwkv_edge.quant.encode.pack import PACK
 from rwkv_edge.quant.encode.parts import Search
-from rwkv_edge.quant.encode.plain import PLAIN
+from rwkv_edge.quant.encode.q8_0 import encode_q8_0
 from rwkv_edge.quant.encode.schemes import SCHEMES
 from rwkv_edge.quant.encode.search import search as numpy_search
 from rwkv_edge.quant.formats import FORMATS
@@ -16,45 +15,34 @@ from rwkv_edge.quant.unpacked import Bytes
 
 Floats = NDArray[np.float32]
 CHUNK = 1 << 16  # weights at a time: the temporaries stay in a core's cache
-LEAST_IMPORTANCE = 1e-4  # of the mean: weights that calibration never used stay near what they were
+LEAST_IMPORTANCE = 1e-4  # of the mean: columns that calibration never saw keep their weights roughly
 
 
 def encode(format: str, weights: Floats, importance: Floats | None = None) -> Bytes:
-    """float32 [..., width] to blocks or floats of `format`, uint8 [..., bytes per row].
+    """float32 [..., width] to blocks of `format`, uint8 [..., bytes per row]. Any threads may call it at once.
 
     importance: float32 [width], >= 0: how much the squared error of a column counts (the mean square of what it is multiplied
-    with); None: all the same. Plain floats and q8_0 are rounded, whatever it is.
-    Raises ValueError: an unknown format, a width that is no multiple of the block, in block formats infinities, NaN and numbers
-    that are too large, importance of another width or not finite or negative.
+    with); None: all the same. Q8_0 is rounded, whatever it is.
+    Raises ValueError: no such block format, a width that is no multiple of the block, infinities, NaN and numbers that are too
+    large, importance of another width, not finite or negative.
     """
     return encode_with(numpy_search, format, weights, importance)
 
 
-def encode_with(
-    search: Search,
-    format: str,
-    weights: Floats,
-    importance: Floats | None = None,
-    spread: Callable[[Callable[[int], None], Iterable[int]], Iterable[None]] = map,
-) -> Bytes:
-    """`encode` by this search. spread: as `map`, but may call the function on several threads at once."""
-    if format not in FORMATS:
-        raise ValueError(f"no weight format is called {format!r}; there are: {', '.join(FORMATS)}")
+def encode_with(search: Search, format: str, weights: Floats, importance: Floats | None = None) -> Bytes:
+    """`encode` by this search."""
+    if format != "q8_0" and format not in SCHEMES:
+        raise ValueError(f"no block format is called {format!r}; there are: q8_0, {', '.join(SCHEMES)}")
     size, width = FORMATS[format], weights.shape[-1]
     if width % size.block_size:
         raise ValueError(f"rows of {width} weights are no whole blocks of {size.block_size}, as {format} needs")
     columns = _importance(importance, width)
-    rows = weights.reshape(-1, width)
+    rows = weights.reshape(-1, width) if weights.size else np.empty((0, width), np.float32)
     out = np.empty((len(rows), size.row_bytes(width)), np.uint8)
     step = max(1, CHUNK // max(1, width))
-
-    def encode_rows(begin: int) -> None:
+    for begin in range(0, len(rows), step):
         chunk = np.ascontiguousarray(rows[begin : begin + step], np.float32)
-        target = out[begin : begin + step]
-        target[...] = PLAIN[format](chunk) if format in PLAIN else _blocks(search, format, chunk, columns)
-
-    for _ in spread(encode_rows, range(0, len(rows) if width else 0, step)):
-        pass
+        out[begin : begin + step] = encode_q8_0(chunk) if format == "q8_0" else _blocks(search, format, chunk, columns)
     return out.reshape(*weights.shape[:-1], size.row_bytes(width))
 
 

@@ -5,10 +5,7 @@ from rwkv_edge.quant.encode.arithmetic import Floats, divided, half, inverse, to
 from rwkv_edge.quant.encode.parts import Parts
 from rwkv_edge.quant.encode.schemes import Scheme
 
-TURNS = 2  # of codes and scale and offset, in a run
-ROUNDS = 3  # of multiples and d and dmin, in a block
 SHIFTS = (0.0, 0.45)  # the first code begins this many steps above the least weight
-NEIGHBOURS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, 1))  # of (s, m)
 SINGULAR = np.float32(1e-6)
 
 Fit = tuple[Floats, Floats, Floats, Floats]  # d [blocks], s [groups, blocks], dmin, m
@@ -23,6 +20,12 @@ def find(scheme: Scheme, x: Floats, w: Floats, parts: Parts) -> None:
     parts.codes[...] = codes.transpose(2, 1, 0).reshape(parts.codes.shape)
 
 
+def tries(scheme: Scheme) -> list[tuple[float, float]]:
+    """Scales and offsets to begin with: the codes that a run's range is tried as, and the part of the range that is left out
+    below the first code."""
+    return [(start, shift / start) for start in scheme.starts for shift in SHIFTS]
+
+
 def runs(scheme: Scheme, x: Floats, w: Floats) -> tuple[Floats, Floats]:
     """The best scale and offset of each run, [groups, blocks] each."""
     lowest, highest = x[0], x[0]
@@ -34,11 +37,10 @@ def runs(scheme: Scheme, x: Floats, w: Floats) -> tuple[Floats, Floats]:
     y, reach = x - lowest, highest - lowest  # from zero, so that sums keep their digits
     sw, sy, syy = total(w), total(w * y), total(w * y * y)
     least, scale, offset = np.full_like(reach, np.inf), np.zeros_like(reach), np.zeros_like(reach)
-    tries = [(start, shift) for start in scheme.starts for shift in SHIFTS]
-    for turn in range(len(tries) + TURNS):
-        if turn < len(tries):
-            start, shift = tries[turn]
-            inv, base = np.float32(start) * inverse(reach), reach * np.float32(shift / start)
+    first = tries(scheme)
+    for turn in range(len(first) + scheme.turns):
+        if turn < len(first):
+            inv, base = np.float32(first[turn][0]) * inverse(reach), reach * np.float32(first[turn][1])
         else:
             inv, base = inverse(scale), offset
         q = whole((y - base) * inv, 0, scheme.high)
@@ -66,7 +68,7 @@ def fit(scheme: Scheme, x: Floats, w: Floats, scales: Floats, offsets: Floats) -
         dmin = half(top_offset * np.float32(1 / (start - scheme.scale_high + scheme.offset_high)))
         s = whole(scales * inverse(d), scheme.scale_low, scheme.scale_high)
         m = whole(offsets * inverse(dmin), float(signed), scheme.offset_high)
-        for _ in range(ROUNDS):
+        for _ in range(scheme.rounds):
             errors, s, m, xq, q, qq = _choose(scheme, x, w, d, s, dmin, m)
             error = total(errors)
             better = error < least
@@ -90,7 +92,7 @@ def _least_squares(aa: Floats, ab: Floats, bb: Floats, xa: Floats, xb: Floats, d
 def _choose(scheme: Scheme, x: Floats, w: Floats, d: Floats, s: Floats, dmin: Floats, m: Floats) -> tuple[Floats, ...]:
     """Of each run's (s, m) and its neighbours the one of least error: (errors, s, m, sums of w x q, w q and w q q)."""
     found: tuple[Floats, ...] = ()
-    for ds, dm in NEIGHBOURS if scheme.scale_high > 1 else NEIGHBOURS[:1]:
+    for ds, dm in scheme.neighbours:
         new_s = np.clip(s + np.float32(ds), np.float32(scheme.scale_low), np.float32(scheme.scale_high))
         new_m = np.clip(m + np.float32(dm), np.float32(0), np.float32(scheme.offset_high))
         scale = d * new_s

@@ -28,10 +28,13 @@ def divided(x: Any, y: Floats) -> Floats:
 
 
 def half(x: Floats, unit: int = 1) -> Floats:
-    """The nearest number that is a half-precision one when multiplied by `unit` (a power of 2); what is too large, the largest."""
-    return np.clip(x * np.float32(unit), -LARGEST_HALF, LARGEST_HALF).astype(np.float16).astype(np.float32) * np.float32(1 / unit)
+    """The nearest number that is a half-precision one when multiplied by `unit`, a power of 2; what is larger, the largest."""
+    halves = np.clip(x * np.float32(unit), -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
+    back: Floats = halves.astype(np.float32) * np.float32(1 / unit)
+    return back
 
 
 def whole(x: Floats, low: float, high: float) -> Floats:
     """The nearest whole number from low to high; halves go to the even one."""
-    return np.rint(np.clip(x, np.float32(low), np.float32(high)))
+    nearest: Floats = np.rint(np.clip(x, np.float32(low), np.float32(high)))
+    return nearest

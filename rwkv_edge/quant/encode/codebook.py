@@ -20,8 +20,8 @@ def find(scheme: Scheme, x: Floats, w: Floats, parts: Parts) -> None:
 
 
 def without_signs(scheme: Scheme, x: Floats, w: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """Magnitudes, and where the signs are minus. Where the number of these must be even and is not, the cheapest weight is given
-    the wrong sign, and a negative magnitude."""
+    """Magnitudes, and where the signs are minus. Where the number of these must be even and is not, the cheapest weight is
+    given the wrong sign, and a negative magnitude."""
     minus = x < 0
     if scheme.even:
         eights = minus.reshape(-1, 8, *x.shape[1:])
@@ -32,7 +32,7 @@ def without_signs(scheme: Scheme, x: Floats, w: Floats) -> tuple[Floats, NDArray
 
 
 def nearest_rows(grid: Floats, v: Floats, w: Floats) -> NDArray[np.uint16]:
-    """[size // 4, groups, blocks]: rows of the grid with the least weighted distance to four values each; the first of equals."""
+    """[size // 4, groups, blocks], rows of the grid, at the least weighted distance from each four values; the first of equals."""
     fours, weights = v.reshape(-1, 4, *v.shape[1:]), w.reshape(-1, 4, *v.shape[1:])
     least = np.full((len(fours), *v.shape[1:]), np.inf, np.float32)
     found = np.zeros(least.shape, np.uint16)

@@ -18,8 +18,8 @@ class Scheme:
 
     scale_low, scale_high, step: the values of s.  offset_high: the largest m; 0: no offsets; 1: dmin of either sign, m is 1.
     unit: d is 1 / unit times what is stored.  even: among 8 weights the number of minus signs is even.
-    Where the search begins:  starts: what a run's extreme (its range, with offsets) is given as a code.
-    tops: what the largest scale in a block is given as s.
+    How long is searched.  starts: codes that a run's extreme (its range, with offsets) is tried as; turns: of codes and scale.
+    tops: values of s that a block's largest scale is tried as; rounds: of s and d.
     """
 
     groups: int
@@ -36,10 +36,21 @@ class Scheme:
     grid: NDArray[np.int8] | None = None
     unit: int = 1
     even: bool = False
+    turns: int = 2
+    rounds: int = 3
 
     @property
     def block_size(self) -> int:
         return self.groups * self.size
+
+    @property
+    def neighbours(self) -> tuple[tuple[int, int], ...]:
+        """Changes of (s, m) that a run chooses from, to itself the first."""
+        if self.scale_high == 1:
+            return ((0, 0),)
+        if self.offset_high:
+            return (0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, 1)
+        return (0, 0), (-self.step, 0), (self.step, 0)
 
     @property
     def largest(self) -> float:

@@ -15,9 +15,6 @@ from rwkv_edge.quant.encode.arithmetic import Floats, divided, half, inverse, to
 from rwkv_edge.quant.encode.parts import Parts
 from rwkv_edge.quant.encode.schemes import Scheme
 
-TURNS = 2  # of codes and scale, in a run
-ROUNDS = 3  # of multiples and d, in a block
-
 Nearest = Callable[[Floats], Floats]  # weights / scale -> the nearest codes
 
 
@@ -27,7 +24,7 @@ def find(scheme: Scheme, x: Floats, w: Floats, parts: Parts) -> None:
     between = (levels[1:] + levels[:-1]) / 2
 
     def nearest(v: Floats) -> Floats:
-        return levels[np.searchsorted(between, v)] if scheme.levels else whole(v, scheme.low, scheme.high)
+        return np.take(levels, np.searchsorted(between, v)) if scheme.levels else whole(v, scheme.low, scheme.high)
 
     scale = fit_scales(scheme, x, w, nearest, parts)
     v = x * inverse(scale)
@@ -45,8 +42,9 @@ def fit_scales(scheme: Scheme, x: Floats, w: Floats, nearest: Nearest, parts: Pa
 def runs(scheme: Scheme, x: Floats, w: Floats, nearest: Nearest) -> Floats:
     """The best scale of each run, [groups, blocks]."""
     outward = inverse(_extreme(x) if scheme.grid is None else np.abs(_extreme(x)))
-    gain, scale = np.zeros_like(x[0]), np.zeros_like(x[0])
-    for turn in range(len(scheme.starts) + TURNS):
+    gain: Floats = np.zeros_like(x[0])
+    scale: Floats = np.zeros_like(x[0])
+    for turn in range(len(scheme.starts) + scheme.turns):
         q = nearest(x * (np.float32(scheme.starts[turn]) * outward if turn < len(scheme.starts) else inverse(scale)))
         wq = w * q
         xq = total(wq * x)
@@ -58,7 +56,7 @@ def runs(scheme: Scheme, x: Floats, w: Floats, nearest: Nearest) -> Floats:
 
 def _extreme(x: Floats) -> Floats:
     """Along the first axis."""
-    found = x[0]
+    found: Floats = x[0]
     for one in x[1:]:
         found = np.where(np.abs(one) > np.abs(found), one, found)
     return found
@@ -71,7 +69,7 @@ def fit(scheme: Scheme, x: Floats, w: Floats, nearest: Nearest, scales: Floats) 
     for start in scheme.tops:
         d = half(top * np.float32(1 / start), scheme.unit)
         s = multiple(scheme, scales * inverse(d))
-        for _ in range(ROUNDS):
+        for _ in range(scheme.rounds):
             errors, s, xq, qq = _choose(scheme, x, w, nearest, d, s)
             error = total(errors)
             better = error < least
@@ -89,7 +87,7 @@ def multiple(scheme: Scheme, v: Floats) -> Floats:
 def _choose(scheme: Scheme, x: Floats, w: Floats, nearest: Nearest, d: Floats, s: Floats) -> tuple[Floats, ...]:
     """Of each run's s and its neighbours the one of least error: (errors, s, sums of w x q and of w q q), [groups, blocks]."""
     found: tuple[Floats, ...] = ()
-    for change in (0, -scheme.step, scheme.step) if scheme.scale_high > 1 else (0,):
+    for change, _ in scheme.neighbours:
         candidate = np.clip(s + np.float32(change), np.float32(scheme.scale_low), np.float32(scheme.scale_high))
         scale = d * candidate
         q = nearest(x * inverse(scale))
