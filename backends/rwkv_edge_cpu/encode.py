@@ -26,7 +26,8 @@ def search(scheme: Scheme, x: Floats, w: Floats) -> Parts:
     record, tables = layout.record_of(scheme, x, w, parts), layout.tables(scheme)
     for field, table in tables.items():
         record[field : field + 2] = table.ctypes.data, len(table)
-    scratch = np.empty(layout.SCRATCH, np.float32)
+    scratch = np.empty(layout.SCRATCH + layout.INTEGERS, np.float32)
+    record[layout.MORE_SCRATCH] = scratch.ctypes.data + 4 * layout.SCRATCH
     chunks = -(-len(x) // layout.blocks_at_once(scheme))
     _kernel("affine" if scheme.offset_high else "symmetric")(record.ctypes.data, 0, scratch.ctypes.data, 0, chunks)
     return parts

@@ -3,19 +3,40 @@
 import numpy as np
 
 from rwkv_edge.quant.encode.affine import SINGULAR
-from rwkv_edge_cpu.encode_lanes import INFINITY, ONE, ZERO, clipped, divided, exact, half, load, size_of, whole
-
-from rwkv_edge_cpu.encode_layout import (  # isort: skip
-    CODES, DMIN, GROUPS, HIGH, LANES, NEIGHBOURS, N_BLOCKS, N_NEIGHBOURS, N_RECORD, N_STARTS, N_TOPS, OFFSET_HIGH, ROUNDS,
-    SCALE_HIGH, SCALE_LOW, SCRATCH, STARTS, TOPS, TURNS, D, M, N, S,
-)  # fmt: skip
+from rwkv_edge_cpu.encode_lanes import INFINITY, ONE, ZERO, at_least_half, clipped, divided, exact, half, load, size_of, whole
+from rwkv_edge_cpu.encode_layout import (
+    CODES,
+    DMIN,
+    GROUPS,
+    HIGH,
+    INVERSE,
+    LANES,
+    N_BLOCKS,
+    N_NEIGHBOURS,
+    N_RECORD,
+    N_STARTS,
+    N_TOPS,
+    NEIGHBOURS,
+    OFFSET_HIGH,
+    ROUNDS,
+    SCALE_HIGH,
+    SCALE_LOW,
+    SCRATCH,
+    STARTS,
+    TOPS,
+    TURNS,
+    D,
+    M,
+    N,
+    S,
+)
 from rwkv_edge_cpu.intrinsics import floats, int16s, int64s, uint8s
 from rwkv_edge_cpu.jit import kernel
 
 TWO = np.float32(2)
 
 # Arrays of the lanes:
-SQ, SQQ, SXQ, ERROR, SCALE, OFFSET, INVERSE, SW, SX, SXX = (3 * N + i * LANES for i in range(10))
+SQ, SQQ, SXQ, ERROR, SCALE, OFFSET, SW, SX, SXX = (INVERSE + i * LANES for i in range(1, 10))
 LEAST, RUN_SCALE, RUN_OFFSET, LOWEST, REACH, SHIFTED = (3 * N + i * LANES for i in range(10, 16))
 S_OLD, S_NOW, S_BEST, M_OLD, M_NOW, M_BEST = (3 * N + i * LANES for i in range(16, 22))
 SQ_BEST, SQQ_BEST, SXQ_BEST, ERROR_BEST, D_LANES, DMIN_LANES = (3 * N + i * LANES for i in range(22, 28))
@@ -69,7 +90,9 @@ def better_run(f, signed):
     for j in range(LANES):
         sw, sy, syy, sq, sqq, syq = f[SW + j], f[SX + j], f[SXX + j], f[SQ + j], f[SQQ + j], f[SXQ + j]
         det = sw * sqq - sq * sq
-        a, b = divided(sw * syq - sy * sq, det), divided(sqq * sy - sq * syq, det)
+        alike = det <= sw * sqq * SINGULAR
+        a = divided(syq, sqq) if alike else divided(sw * syq - sy * sq, det)
+        b = ZERO if alike else divided(sqq * sy - sq * syq, det)
         over = not signed and b > -f[LOWEST + j]
         capped = divided(syq + f[LOWEST + j] * sq, sqq)
         a, b = capped if over else a, -f[LOWEST + j] if over else b
@@ -174,7 +197,8 @@ def fit(r, f):
         f[TOP_OFFSET + b] = max(f[TOP_OFFSET + b], f[RUN_OFFSET + j])
     for start in range(r[N_TOPS]):
         for b in range(blocks):
-            d, dmin = half(f[TOP + b] * tops[2 * start], ONE), half(f[TOP_OFFSET + b] * tops[2 * start + 1], ONE)
+            d = at_least_half(f[TOP + b] * tops[2 * start], ONE)
+            dmin = at_least_half(f[TOP_OFFSET + b] * tops[2 * start + 1], ONE)
             f[D_NOW + b], f[DMIN_NOW + b] = d, dmin
             for j in range(b, LANES, blocks):
                 f[S_NOW + j] = whole(f[RUN_SCALE + j] * divided(ONE, d), low, high)

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from rwkv_edge.quant.encode.arithmetic import LARGEST_HALF, SMALLEST
+from rwkv_edge.quant.encode.arithmetic import LARGEST_HALF, LEAST_HALF, SMALLEST
 from rwkv_edge_cpu.encode_layout import GROUPS, LANES, LARGEST_SIZE, N_WEIGHTED, SIZE, N, W, X
 from rwkv_edge_cpu.intrinsics import floats
 
@@ -50,6 +50,14 @@ def half(x, unit):
     size = abs(x)
     size = (size + HALF) - HALF if size < LEAST_NORMAL_HALF else to_eleven_bits(size)
     return (-size if x < ZERO else size) * (ONE / unit)
+
+
+@exactly
+def at_least_half(x, unit):
+    rounded, least = half(x, unit), LEAST_HALF * (ONE / unit)
+    if rounded == ZERO and x != ZERO:
+        return -least if x < ZERO else least
+    return rounded
 
 
 @exactly

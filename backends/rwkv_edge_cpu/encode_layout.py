@@ -1,8 +1,12 @@
 """How Python and the compiled encoders meet: an int64 record, and a scheme's numbers as floats."""
+from functools import cache
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge.quant.encode.affine import tries
+from rwkv_edge.quant.encode.codebook import neighbours
 from rwkv_edge.quant.encode.parts import Parts
 from rwkv_edge.quant.encode.schemes import Scheme
 
@@ -40,23 +44,33 @@ from rwkv_edge.quant.encode.schemes import Scheme
     N_NEIGHBOURS,
     TURNS,
     ROUNDS,
+    LEVEL_STEP,
+    NEAR_ROWS,
+    N_NEAR_ROWS,
+    NEAR_VALUES,
+    N_NEAR_VALUES,
+    MORE_SCRATCH,
     N_RECORD,
-) = range(33)
+) = range(39)
+
 
 LANES = 128  # runs that are worked on at once: their weights fit into a core's nearest cache
 LARGEST_SIZE = 32  # of a run
 N = LARGEST_SIZE * LANES
-SCRATCH = 3 * N + 40 * LANES  # floats
+SCRATCH, INTEGERS = 3 * N + 40 * LANES, 2 * LANES  # of scratch memory: floats, and int32 behind them
+INVERSE = 3 * N  # of the runs' scales: where codes come from
 
 
 def blocks_at_once(scheme: Scheme) -> int:
     return LANES // scheme.groups
 
 
-def tables(scheme: Scheme) -> dict[int, NDArray[np.float32]]:
+@cache
+def tables(scheme: Scheme) -> dict[int, NDArray[Any]]:
     """By the field of their addresses; the next field is how many rows they have.
 
-    STARTS of formats with offsets have two columns, see `affine.tries`; TOPS are factors, of scales and offsets.
+    float32 but for NEAR_ROWS, uint16, and NEAR_VALUES, four bytes each (see `codebook.neighbours`). STARTS of formats with
+    offsets have two columns, see `affine.tries`; TOPS are factors, of scales and offsets.
     """
     reach = scheme.offset_high - scheme.scale_high if scheme.offset_high else 0
     found = {
@@ -66,7 +80,11 @@ def tables(scheme: Scheme) -> dict[int, NDArray[np.float32]]:
         GRID: () if scheme.grid is None else scheme.grid,
         NEIGHBOURS: scheme.neighbours,
     }
-    return {field: np.ascontiguousarray(table, np.float32) for field, table in found.items()}
+    floats: dict[int, NDArray[Any]] = {field: np.ascontiguousarray(table, np.float32) for field, table in found.items()}
+    if scheme.grid is None:
+        return floats
+    rows = neighbours(scheme).reshape(-1)
+    return floats | {NEAR_ROWS: rows, NEAR_VALUES: scheme.grid[rows]}
 
 
 def record_of(scheme: Scheme, x: NDArray[np.float32], w: NDArray[np.float32], parts: Parts) -> NDArray[np.int64]:
@@ -82,5 +100,5 @@ def record_of(scheme: Scheme, x: NDArray[np.float32], w: NDArray[np.float32], pa
 
 FIELDS = {
     GROUPS: "groups", SIZE: "size", LOW: "low", HIGH: "high", SCALE_LOW: "scale_low", SCALE_HIGH: "scale_high", STEP: "step",
-    OFFSET_HIGH: "offset_high", UNIT: "unit", EVEN: "even", TURNS: "turns", ROUNDS: "rounds",
+    OFFSET_HIGH: "offset_high", UNIT: "unit", EVEN: "even", TURNS: "turns", ROUNDS: "rounds", LEVEL_STEP: "level_step",
 }  # fmt: skip

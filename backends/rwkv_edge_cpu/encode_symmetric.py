@@ -2,81 +2,59 @@
 # mypy: allow-untyped-defs
 import numpy as np
 
-from rwkv_edge_cpu.encode_lanes import HALF, INFINITY, ONE, ZERO, clipped, divided, exact, exactly, half, load, size_of, whole
-
-from rwkv_edge_cpu.encode_layout import (  # isort: skip
-    CODES, EVEN, GRID, GROUPS, HIGH, LANES, LEVELS, LOW, NEIGHBOURS, N_BLOCKS, N_GRID, N_LEVELS, N_NEIGHBOURS, N_RECORD,
-    N_STARTS, N_TOPS, ROUNDS, SCALE_HIGH, SCALE_LOW, SCRATCH, SIGNS, STARTS, STEP, TOPS, TURNS, UNIT, D, N, S,
-)  # fmt: skip
+from rwkv_edge_cpu.encode_grid import FOUND, nearest_rows, without_signs
+from rwkv_edge_cpu.encode_lanes import (
+    HALF,
+    INFINITY,
+    ONE,
+    ZERO,
+    at_least_half,
+    clipped,
+    divided,
+    exact,
+    exactly,
+    half,
+    load,
+    size_of,
+    whole,
+)
+from rwkv_edge_cpu.encode_layout import (
+    CODES,
+    GROUPS,
+    HIGH,
+    INVERSE,
+    LANES,
+    LEVELS,
+    LOW,
+    N_BLOCKS,
+    N_GRID,
+    N_LEVELS,
+    N_NEIGHBOURS,
+    N_RECORD,
+    N_STARTS,
+    N_TOPS,
+    NEIGHBOURS,
+    ROUNDS,
+    SCALE_HIGH,
+    SCALE_LOW,
+    SCRATCH,
+    STARTS,
+    STEP,
+    TOPS,
+    TURNS,
+    UNIT,
+    D,
+    N,
+    S,
+)
 from rwkv_edge_cpu.intrinsics import floats, int16s, int64s, uint8s, uint16s
 from rwkv_edge_cpu.jit import kernel
 
 # Arrays of the lanes:
-XQ, QQ, ERROR, SCALE, INVERSE = (3 * N + i * LANES for i in range(5))  # what `nearest` and `errors` use
+XQ, QQ, ERROR, SCALE = (INVERSE + i * LANES for i in range(1, 5))
 GAIN, OUTWARD, RUN_SCALE, S_OLD, S_NOW, S_BEST, XQ_BEST, QQ_BEST, ERROR_BEST = (3 * N + i * LANES for i in range(5, 14))
 TOP, D_NOW, D_BEST, LEAST = (3 * N + i * LANES for i in range(14, 18))  # of blocks
-D_LANES, ODD, CHEAPEST, LEAST_DISTANCE = (3 * N + i * LANES for i in range(18, 22))
-FOUND = 3 * N + 22 * LANES  # rows of the grid, [size // 4, LANES]
-
-
-
-@exact
-def without_signs(r, f, first, count):
-    """Store the signs and leave the magnitudes; see codebook.py for where one is negative."""
-    groups, size = r[GROUPS], size_of(r)
-    blocks = LANES // groups
-    for eight in range(0, size, 8):
-        for j in range(LANES):
-            f[ODD + j], f[CHEAPEST + j], f[LEAST_DISTANCE + j] = ZERO, ZERO, INFINITY
-        for i in range(eight, eight + 8):
-            for j in range(LANES):
-                x = f[i * LANES + j]
-                cost = f[N + i * LANES + j] * (x * x)
-                cheaper = cost < f[LEAST_DISTANCE + j]
-                f[LEAST_DISTANCE + j] = cost if cheaper else f[LEAST_DISTANCE + j]
-                f[CHEAPEST + j] = np.float32(i) if cheaper else f[CHEAPEST + j]
-                f[ODD + j] = ONE - f[ODD + j] if x < ZERO else f[ODD + j]
-        for g in range(groups):
-            for b in range(blocks):
-                j, bits = g * blocks + b, 0
-                wrong = np.int64(f[CHEAPEST + j]) if r[EVEN] == 1 and f[ODD + j] == ONE else -1
-                for i in range(eight, eight + 8):
-                    x = f[i * LANES + j]
-                    minus = (x < ZERO) != (i == wrong)
-                    f[i * LANES + j] = -x if minus else x
-                    bits += 1 << (i - eight) if minus else 0
-                if b < count:
-                    at = ((first + b) * groups + g) * (size // 8) + eight // 8
-                    uint8s(r[SIGNS] + at, 1)[0] = np.uint8(bits)
-
-
-@exact
-def nearest_rows(r, f):
-    """The rows of the grid that are nearest to the weights times INVERSE, by fours, as codes; in FOUND their numbers."""
-    grid = floats(r[GRID], 4 * r[N_GRID])
-    for i in range(0, size_of(r) * LANES, LANES):
-        for j in range(LANES):
-            f[2 * N + i + j] = f[i + j] * f[INVERSE + j]
-    for four in range(size_of(r) // 4):
-        at, w = 2 * N + four * 4 * LANES, N + four * 4 * LANES
-        for j in range(LANES):
-            f[LEAST_DISTANCE + j] = INFINITY
-            f[FOUND + four * LANES + j] = ZERO
-        for row in range(r[N_GRID]):
-            g0, g1, g2, g3 = grid[4 * row], grid[4 * row + 1], grid[4 * row + 2], grid[4 * row + 3]
-            number = np.float32(row)
-            for j in range(LANES):
-                miss0, miss1 = f[at + j] - g0, f[at + LANES + j] - g1
-                miss2, miss3 = f[at + 2 * LANES + j] - g2, f[at + 3 * LANES + j] - g3
-                distance = miss0 * miss0 * f[w + j] + miss1 * miss1 * f[w + LANES + j]
-                distance = distance + miss2 * miss2 * f[w + 2 * LANES + j] + miss3 * miss3 * f[w + 3 * LANES + j]
-                better = distance < f[LEAST_DISTANCE + j]
-                f[LEAST_DISTANCE + j] = distance if better else f[LEAST_DISTANCE + j]
-                f[FOUND + four * LANES + j] = number if better else f[FOUND + four * LANES + j]
-        for j in range(LANES):
-            row = np.int64(f[FOUND + four * LANES + j])
-            for k in range(4):
-                f[at + k * LANES + j] = grid[4 * row + k]
+D_LANES = 3 * N + 18 * LANES
 
 
 @exact
@@ -191,7 +169,7 @@ def fit(r, f):
         f[TOP + b] = top
     for start in range(r[N_TOPS]):
         for b in range(blocks):
-            d = half(f[TOP + b] * tops[2 * start], unit)
+            d = at_least_half(f[TOP + b] * tops[2 * start], unit)
             f[D_NOW + b] = d
             for g in range(0, LANES, blocks):
                 v = f[RUN_SCALE + g + b] * divided(ONE, d)

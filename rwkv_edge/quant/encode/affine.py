@@ -1,7 +1,7 @@
 """Formats with offsets: weight = d * s * code - dmin * m. As symmetric.py, with an offset beside each scale."""
 import numpy as np
 
-from rwkv_edge.quant.encode.arithmetic import Floats, divided, half, inverse, total, whole
+from rwkv_edge.quant.encode.arithmetic import Floats, at_least_half, divided, half, inverse, total, whole
 from rwkv_edge.quant.encode.parts import Parts
 from rwkv_edge.quant.encode.schemes import Scheme
 
@@ -47,7 +47,9 @@ def runs(scheme: Scheme, x: Floats, w: Floats) -> tuple[Floats, Floats]:
         wq = w * q
         sq, sqq, syq = total(wq), total(wq * q), total(wq * y)
         det = sw * sqq - sq * sq
-        a, b = divided(sw * syq - sy * sq, det), divided(sqq * sy - sq * syq, det)
+        alike = det <= sw * sqq * SINGULAR  # all codes are the same: any offset would do
+        a = np.where(alike, divided(syq, sqq), divided(sw * syq - sy * sq, det))
+        b = np.where(alike, np.float32(0), divided(sqq * sy - sq * syq, det))
         if not signed:  # an offset is subtracted: the first code's weight is at most 0
             over = b > -lowest
             a, b = np.where(over, divided(syq + lowest * sq, sqq), a), np.where(over, -lowest, b)
@@ -64,8 +66,8 @@ def fit(scheme: Scheme, x: Floats, w: Floats, scales: Floats, offsets: Floats) -
     best: Fit = (np.zeros_like(top), np.ones_like(scales), np.zeros_like(top), np.ones_like(scales))
     least, sw, sx = np.full_like(top, np.inf), total(w), total(w * x)
     for start in scheme.tops:
-        d = half(top * np.float32(1 / start))
-        dmin = half(top_offset * np.float32(1 / (start - scheme.scale_high + scheme.offset_high)))
+        d = at_least_half(top * np.float32(1 / start))
+        dmin = at_least_half(top_offset * np.float32(1 / (start - scheme.scale_high + scheme.offset_high)))
         s = whole(scales * inverse(d), scheme.scale_low, scheme.scale_high)
         m = whole(offsets * inverse(dmin), float(signed), scheme.offset_high)
         for _ in range(scheme.rounds):

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 LARGEST_HALF = np.float32(65504)
+LEAST_HALF = np.float32(2**-24)
 SMALLEST = np.float32(1e-37)  # the inverse of anything larger is finite
 
 
@@ -32,6 +33,12 @@ def half(x: Floats, unit: int = 1) -> Floats:
     halves = np.clip(x * np.float32(unit), -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
     back: Floats = halves.astype(np.float32) * np.float32(1 / unit)
     return back
+
+
+def at_least_half(x: Floats, unit: int = 1) -> Floats:
+    """As `half`, but what would become 0 without being it is the least half-precision number: tiny weights are kept."""
+    rounded, least = half(x, unit), LEAST_HALF * np.float32(1 / unit)
+    return np.where((rounded == 0) & (x != 0), np.where(x < 0, -least, least), rounded)
 
 
 def whole(x: Floats, low: float, high: float) -> Floats:

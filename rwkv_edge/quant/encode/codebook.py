@@ -1,11 +1,15 @@
 """Formats whose codes are rows of a grid, four magnitudes each, with the signs apart: as symmetric.py otherwise."""
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.quant.encode.arithmetic import Floats, inverse
+from rwkv_edge.quant.encode.arithmetic import Floats, inverse, whole
 from rwkv_edge.quant.encode.parts import Parts
 from rwkv_edge.quant.encode.schemes import Scheme
 from rwkv_edge.quant.encode.symmetric import fit_scales
+
+NEAR = 16  # rows of the grid that are tried for four weights
 
 
 def find(scheme: Scheme, x: Floats, w: Floats, parts: Parts) -> None:
@@ -14,8 +18,8 @@ def find(scheme: Scheme, x: Floats, w: Floats, parts: Parts) -> None:
     grid = scheme.grid.astype(np.float32)
     magnitudes, minus = without_signs(scheme, x, w)
     parts.signs[...] = np.packbits(minus.transpose(2, 1, 0).reshape(len(parts.d), -1), axis=1, bitorder="little")
-    scale = fit_scales(scheme, magnitudes, w, lambda v: _values(grid, nearest_rows(grid, v, w)), parts)
-    rows = nearest_rows(grid, magnitudes * inverse(scale), w)
+    scale = fit_scales(scheme, magnitudes, w, lambda v: _values(grid, nearest_rows(scheme, v, w)), parts)
+    rows = nearest_rows(scheme, magnitudes * inverse(scale), w)
     parts.codes[...] = rows.transpose(2, 1, 0).reshape(parts.codes.shape)
 
 
@@ -31,19 +35,36 @@ def without_signs(scheme: Scheme, x: Floats, w: Floats) -> tuple[Floats, NDArray
     return np.where(minus, -x, x), minus
 
 
-def nearest_rows(grid: Floats, v: Floats, w: Floats) -> NDArray[np.uint16]:
-    """[size // 4, groups, blocks], rows of the grid, at the least weighted distance from each four values; the first of equals."""
+@cache
+def neighbours(scheme: Scheme) -> NDArray[np.uint16]:
+    """[4096, NEAR]: for each four levels, the first in the lowest 3 bits, the nearest rows of the grid, the nearest first."""
+    assert scheme.grid is not None
+    grid, levels = scheme.grid.astype(np.int64), np.unique(scheme.grid).astype(np.int64)
+    points = levels[np.arange(4096)[:, None] >> np.array([0, 3, 6, 9]) & 7]
+    distance = ((points[:, None] - grid) ** 2).sum(axis=2)
+    order = distance * len(grid) + np.arange(len(grid))  # of equals the first
+    return (np.sort(np.partition(order, NEAR, axis=1)[:, :NEAR], axis=1) % len(grid)).astype(np.uint16)
+
+
+def nearest_rows(scheme: Scheme, v: Floats, w: Floats) -> NDArray[np.uint16]:
+    """[size // 4, groups, blocks]: of each four values the nearest row of the grid, by weighted distance.
+
+    Only the NEAR rows are tried that are nearest, without weights, to the four levels nearest to the values.
+    """
+    assert scheme.grid is not None
+    grid = scheme.grid.astype(np.float32)
     fours, weights = v.reshape(-1, 4, *v.shape[1:]), w.reshape(-1, 4, *v.shape[1:])
-    least = np.full((len(fours), *v.shape[1:]), np.inf, np.float32)
-    found = np.zeros(least.shape, np.uint16)
-    for row, values in enumerate(grid):
-        miss = fours - values[:, None, None]
+    level = whole((fours - np.float32(scheme.low)) * np.float32(1 / scheme.level_step), 0, 7).astype(np.int64)
+    keys = level[:, 0] + 8 * level[:, 1] + 64 * level[:, 2] + 512 * level[:, 3]
+    least = np.full(keys.shape, np.inf, np.float32)
+    found = np.zeros(keys.shape, np.uint16)
+    for rows in np.moveaxis(neighbours(scheme)[keys], -1, 0):
+        miss = fours - np.moveaxis(grid[rows], -1, 1)
         miss *= miss
         miss *= weights
         distance = miss[:, 0] + miss[:, 1] + miss[:, 2] + miss[:, 3]
         better = distance < least
-        least[better] = distance[better]
-        found[better] = row
+        least, found = np.where(better, distance, least), np.where(better, rows, found)
     return found
 
 

@@ -18,6 +18,7 @@ class Scheme:
 
     scale_low, scale_high, step: the values of s.  offset_high: the largest m; 0: no offsets; 1: dmin of either sign, m is 1.
     unit: d is 1 / unit times what is stored.  even: among 8 weights the number of minus signs is even.
+    level_step: between the magnitudes of a grid (but the last).
     How long is searched.  starts: codes that a run's extreme (its range, with offsets) is tried as; turns: of codes and scale.
     tops: values of s that a block's largest scale is tried as; rounds: of s and d.
     """
@@ -35,6 +36,7 @@ class Scheme:
     levels: tuple[int, ...] = ()
     grid: NDArray[np.int8] | None = None
     unit: int = 1
+    level_step: int = 0
     even: bool = False
     turns: int = 2
     rounds: int = 3
@@ -78,6 +80,6 @@ SCHEMES: dict[str, Scheme] = {
     "q6_k": Scheme(16, 16, -32, 31, (*span(-34.5, -30, 10), *span(30, 33, 6)), -128, 127, (-128, -126, 127)),
     "iq4_nl": Scheme(1, 32, -127, 113, _IQ4_STARTS, levels=_LEVELS),
     "iq4_xs": Scheme(8, 32, -127, 113, _IQ4_STARTS, -32, 31, (-32, -30, 31), levels=_LEVELS),
-    "iq3_xxs": Scheme(8, 32, 4, 62, span(36, 80, 12), 1, 31, (31,), 2, grid=IQ3_XXS_GRID, unit=4, even=True),
-    "iq3_s": Scheme(8, 32, 1, 15, span(9, 19, 12), 1, 31, (31,), 2, grid=IQ3_S_GRID),
+    "iq3_xxs": Scheme(8, 32, 4, 62, span(36, 80, 12), 1, 31, (31,), 2, grid=IQ3_XXS_GRID, level_step=8, unit=4, even=True),
+    "iq3_s": Scheme(8, 32, 1, 15, span(9, 19, 12), 1, 31, (31,), 2, grid=IQ3_S_GRID, level_step=2),
 }

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rwkv_edge.quant.encode.arithmetic import Floats, divided, half, inverse, total, whole
+from rwkv_edge.quant.encode.arithmetic import Floats, at_least_half, divided, half, inverse, total, whole
 from rwkv_edge.quant.encode.parts import Parts
 from rwkv_edge.quant.encode.schemes import Scheme
 
@@ -67,7 +67,7 @@ def fit(scheme: Scheme, x: Floats, w: Floats, nearest: Nearest, scales: Floats) 
     top = _extreme(scales)
     least, d_best, s_best = np.full_like(top, np.inf), np.zeros_like(top), np.ones_like(scales)
     for start in scheme.tops:
-        d = half(top * np.float32(1 / start), scheme.unit)
+        d = at_least_half(top * np.float32(1 / start), scheme.unit)
         s = multiple(scheme, scales * inverse(d))
         for _ in range(scheme.rounds):
             errors, s, xq, qq = _choose(scheme, x, w, nearest, d, s)
