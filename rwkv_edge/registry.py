@@ -4,7 +4,7 @@ The core names no backend: each is found through the entry-point group `rwkv_edg
 """
 from typing import TYPE_CHECKING
 
-from rwkv_edge.backend import Availability, Backend, Encoder
+from rwkv_edge.backend import Availability, Backend, Encoder, Encodes
 from rwkv_edge.errors import BackendError
 
 if TYPE_CHECKING:
@@ -57,9 +57,8 @@ def best() -> Backend:
 def encoder() -> Encoder:
     """The fastest here: that of the first backend of AUTO_ORDER that has one, else the definition in NumPy."""
     for name in AUTO_ORDER:
-        if availability(name).available and (found := getattr(load(name), "encode", None)):
-            encode: Encoder = found
-            return encode
+        if availability(name).available and isinstance(backend := load(name), Encodes):
+            return backend.encode
     from rwkv_edge.quant.encode import encode as definition  # only those who make files need it
 
     return definition

@@ -68,7 +68,8 @@ class CpuBackend:
         """As `rwkv_edge.quant.encode.encode`, the same bytes, compiled. The first call on a machine compiles (seconds)."""
         from rwkv_edge_cpu.encode import encode
 
-        return encode(format, weights, importance)
+        with numba_needed():
+            return encode(format, weights, importance)
 
 
 @contextmanager

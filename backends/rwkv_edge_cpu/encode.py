@@ -11,6 +11,7 @@ from rwkv_edge.quant.encode.parts import Parts
 from rwkv_edge.quant.encode.schemes import Scheme
 from rwkv_edge.quant.unpacked import Bytes
 from rwkv_edge_cpu import encode_layout as layout
+from rwkv_edge_cpu.machine_code import address, kernel_name
 
 Floats = NDArray[np.float32]
 
@@ -29,13 +30,12 @@ def search(scheme: Scheme, x: Floats, w: Floats) -> Parts:
     scratch = np.empty(layout.SCRATCH + layout.INTEGERS, np.float32)
     record[layout.MORE_SCRATCH] = scratch.ctypes.data + 4 * layout.SCRATCH
     chunks = -(-len(x) // layout.blocks_at_once(scheme))
-    _kernel("affine" if scheme.offset_high else "symmetric")(record.ctypes.data, 0, scratch.ctypes.data, 0, chunks)
+    kernel = _kernel("encode_affine.search" if scheme.offset_high else "encode_symmetric.search")
+    kernel(record.ctypes.data, 0, scratch.ctypes.data, 0, chunks)
     return parts
 
 
 @cache
 def _kernel(name: str) -> Callable[..., None]:
-    from rwkv_edge_cpu import encode_affine, encode_symmetric
-
-    kernel = encode_affine.search if name == "affine" else encode_symmetric.search
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)(kernel.address)
+    """Calls leave Python's interpreter to other threads."""
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)(address(kernel_name(name)))

@@ -125,9 +125,11 @@ def runs(r, f):
 @exact
 def choose(r, f):
     """From D_NOW, DMIN_NOW, S_NOW and M_NOW: of each run's neighbours the best as S_NOW and M_NOW, and its sums."""
-    blocks, neighbours = LANES // r[GROUPS], floats(r[NEIGHBOURS], 2 * r[N_NEIGHBOURS])
+    groups = r[GROUPS]
+    blocks, neighbours = LANES // groups, floats(r[NEIGHBOURS], 2 * r[N_NEIGHBOURS])
     low, high, highest = np.float32(r[SCALE_LOW]), np.float32(r[SCALE_HIGH]), np.float32(r[OFFSET_HIGH])
-    for g in range(0, LANES, blocks):
+    for group in range(groups):
+        g = group * blocks
         for b in range(blocks):
             f[D_LANES + g + b] = f[D_NOW + b]
             f[DMIN_LANES + g + b] = f[DMIN_NOW + b]
@@ -158,7 +160,8 @@ def settle(r, f):
     blocks, signed = LANES // groups, r[OFFSET_HIGH] == 1
     for b in range(blocks):
         error, aa, ab, bb, xa, xb = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
-        for j in range(b, LANES, blocks):
+        for group in range(groups):
+            j = group * blocks + b
             s, m = f[S_NOW + j], f[M_NOW + j]
             error += f[ERROR_BEST + j]
             aa += s * s * f[SQQ_BEST + j]
@@ -169,7 +172,8 @@ def settle(r, f):
         dmin = f[DMIN_NOW + b]
         if error < f[LEAST_SUM + b]:
             f[LEAST_SUM + b], f[D_BEST + b], f[DMIN_BEST + b] = error, f[D_NOW + b], dmin
-            for j in range(b, LANES, blocks):
+            for group in range(groups):
+                j = group * blocks + b
                 f[S_BEST + j], f[M_BEST + j] = f[S_NOW + j], f[M_NOW + j]
         det = aa * bb - ab * ab
         is_open = det <= aa * bb * SINGULAR
@@ -182,7 +186,8 @@ def settle(r, f):
 @exact
 def fit(r, f):
     """D_BEST, S_BEST, DMIN_BEST and M_BEST from the runs' scales and offsets."""
-    signed, tops, blocks = r[OFFSET_HIGH] == 1, floats(r[TOPS], 2 * r[N_TOPS]), LANES // r[GROUPS]
+    signed, tops, groups = r[OFFSET_HIGH] == 1, floats(r[TOPS], 2 * r[N_TOPS]), r[GROUPS]
+    blocks = LANES // groups
     low, high, highest = np.float32(r[SCALE_LOW]), np.float32(r[SCALE_HIGH]), np.float32(r[OFFSET_HIGH])
     for j in range(LANES):
         f[SX + j], f[LEAST_SUM + j], f[D_BEST + j], f[DMIN_BEST + j] = ZERO, INFINITY, ZERO, ZERO
@@ -200,7 +205,8 @@ def fit(r, f):
             d = at_least_half(f[TOP + b] * tops[2 * start], ONE)
             dmin = at_least_half(f[TOP_OFFSET + b] * tops[2 * start + 1], ONE)
             f[D_NOW + b], f[DMIN_NOW + b] = d, dmin
-            for j in range(b, LANES, blocks):
+            for group in range(groups):
+                j = group * blocks + b
                 f[S_NOW + j] = whole(f[RUN_SCALE + j] * divided(ONE, d), low, high)
                 f[M_NOW + j] = whole(f[RUN_OFFSET + j] * divided(ONE, dmin), ONE if signed else ZERO, highest)
         for _ in range(r[ROUNDS]):

@@ -130,7 +130,8 @@ def choose(r, f):
     for j in range(LANES):
         f[ERROR_BEST + j] = INFINITY
         f[S_OLD + j] = f[S_NOW + j]
-    for g in range(0, LANES, blocks):
+    for group in range(groups):
+        g = group * blocks
         for b in range(blocks):
             f[D_LANES + g + b] = f[D_NOW + b]
     for neighbour in range(r[N_NEIGHBOURS]):
@@ -164,21 +165,24 @@ def fit(r, f):
         f[LEAST + j] = INFINITY
     for b in range(blocks):
         top = f[SCALE + b]
-        for g in range(blocks, LANES, blocks):
+        for group in range(1, groups):
+            g = group * blocks
             top = f[SCALE + g + b] if abs(f[SCALE + g + b]) > abs(top) else top
         f[TOP + b] = top
     for start in range(r[N_TOPS]):
         for b in range(blocks):
             d = at_least_half(f[TOP + b] * tops[2 * start], unit)
             f[D_NOW + b] = d
-            for g in range(0, LANES, blocks):
+            for group in range(groups):
+                g = group * blocks
                 v = f[RUN_SCALE + g + b] * divided(ONE, d)
                 f[S_NOW + g + b] = whole((v - low) * (ONE / step), ZERO, steps) * step + low
         for _ in range(r[ROUNDS]):
             choose(r, f)
             for b in range(blocks):
                 error, xs, ss = ZERO, ZERO, ZERO
-                for g in range(0, LANES, blocks):
+                for group in range(groups):
+                    g = group * blocks
                     s = f[S_NOW + g + b]
                     error += f[ERROR_BEST + g + b]
                     xs += s * f[XQ_BEST + g + b]
@@ -186,7 +190,8 @@ def fit(r, f):
                 if error < f[LEAST + b]:
                     f[LEAST + b] = error
                     f[D_BEST + b] = f[D_NOW + b]
-                    for g in range(0, LANES, blocks):
+                    for group in range(groups):
+                        g = group * blocks
                         f[S_BEST + g + b] = f[S_NOW + g + b]
                 f[D_NOW + b] = half(divided(xs, ss), unit)
 
@@ -196,7 +201,8 @@ def store(r, f, first, count):
     """d and s, and the codes that are nearest then."""
     groups, size = r[GROUPS], size_of(r)
     blocks = LANES // groups
-    for g in range(0, LANES, blocks):
+    for group in range(groups):
+        g = group * blocks
         for b in range(blocks):
             f[INVERSE + g + b] = divided(ONE, f[D_BEST + b] * f[S_BEST + g + b])
     nearest(r, f)
