@@ -1,6 +1,7 @@
 """Encoders: speed, and root mean squared error beside that of ggml's encoders (where llama-cpp-python is installed).
 
-    python -m bench.encode [--formats q4_0,q4_k] [--threads 1,2] [--save]
+    python -m bench.encode [--formats q4_0,q4_k] [--threads 1,2] [--save]      speed
+    python -m bench.encode --errors [--formats q4_0,q4_k] [--save]             errors, ours / ggml's
 
 Speed is in MB/s of bfloat16 weights, 2 bytes each; of float32 it is twice that. Errors are ratios: below 1 ours is smaller.
 What they do to a model's predictions: bench.encode_kl.
@@ -64,21 +65,22 @@ def rate(encode: Encoder, format: str, threads: int, rounds: int) -> float:
         return median([once() for _ in range(rounds + 1)][1:])
 
 
-def compared(formats: list[str], threads: list[int], rounds: int) -> list[Row]:
-    encode, rows = registry.encoder(), []
-    matrices_by_name = data()
-    for format in formats:
-        start = time.perf_counter()
-        encode(format, matrices_by_name["normal"][:1])
-        row: Row = {"format": format, "first call s": time.perf_counter() - start}
-        row |= {f"MB/s {count}T": 2e-6 * rate(encode, format, count, rounds) for count in threads}
-        for name, x in matrices_by_name.items() if reference_encoder.available() else ():
-            importance = np.random.default_rng(1).exponential(size=x.shape[1]).astype(np.float32)
-            for label, columns in ((name, None), (f"{name}, importance", importance)):
-                ratio = error(encode, format, x, columns) / error(reference_encoder.encode, format, x, columns)
-                row[label] = f"{ratio:.3f}"
-        rows.append(row)
-    return rows
+def speeds(format: str, threads: list[int], rounds: int) -> Row:
+    encode = registry.encoder()
+    start = time.perf_counter()
+    encode(format, np.ones((1, 256), np.float32))
+    row: Row = {"first call s": time.perf_counter() - start}
+    return row | {f"MB/s {count}T": 2e-6 * rate(encode, format, count, rounds) for count in threads}
+
+
+def errors(format: str, matrices_by_name: dict[str, Floats]) -> Row:
+    row: Row = {}
+    for name, x in matrices_by_name.items():
+        importance = np.random.default_rng(1).exponential(size=x.shape[1]).astype(np.float32)
+        for label, columns in ((name, None), (f"{name}, importance", importance)):
+            ours, theirs = (error(encode, format, x, columns) for encode in (registry.encoder(), reference_encoder.encode))
+            row[label] = f"{ours / theirs:.3f}"
+    return row
 
 
 def main() -> None:
@@ -86,10 +88,16 @@ def main() -> None:
     parser.add_argument("--formats", default=",".join(FORMATS))
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--errors", action="store_true", help="measure errors, not speed")
     parser.add_argument("--save", action="store_true", help="keep the table in bench/results")
     options = parser.parse_args()
-    rows = compared(options.formats.split(","), [int(n) for n in options.threads.split(",")], options.rounds)
-    report("encode", rows, [], options.save)
+    threads = [int(n) for n in options.threads.split(",")]
+    matrices_by_name = data() if options.errors and reference_encoder.available() else {}
+    rows: list[Row] = []
+    for format in options.formats.split(","):
+        row: Row = {"format": format}
+        rows.append(row | errors(format, matrices_by_name) if options.errors else row | speeds(format, threads, options.rounds))
+    report("encode_errors" if options.errors else "encode", rows, [], options.save)
 
 
 if __name__ == "__main__":
