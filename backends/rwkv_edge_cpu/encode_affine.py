@@ -3,7 +3,21 @@
 import numpy as np
 
 from rwkv_edge.quant.encode.affine import SINGULAR
-from rwkv_edge_cpu.encode_lanes import INFINITY, ONE, ZERO, at_least_half, clipped, divided, exact, half, load, size_of, whole
+from rwkv_edge_cpu.encode_lanes import (
+    INFINITY,
+    ONE,
+    ZERO,
+    at_least_half,
+    clipped,
+    divided,
+    exact,
+    growth,
+    half,
+    load,
+    size_of,
+    squares,
+    whole,
+)
 from rwkv_edge_cpu.encode_layout import (
     CODES,
     DMIN,
@@ -218,17 +232,28 @@ def fit(r, f):
 def store(r, f, first, count):
     groups, size = r[GROUPS], size_of(r)
     blocks, high = LANES // groups, np.float32(r[HIGH])
+    for g in range(groups):
+        for b in range(blocks):
+            j = g * blocks + b
+            f[OFFSET + j] = f[DMIN_BEST + b] * f[M_BEST + j]
+            f[INVERSE + j] = divided(ONE, f[D_BEST + b] * f[S_BEST + j])
+    sums(r, f)
+    squares(r, f, SXX)
     for b in range(count):
-        floats(r[D] + 4 * (first + b), 1)[0] = f[D_BEST + b] + ZERO
-        floats(r[DMIN] + 4 * (first + b), 1)[0] = f[DMIN_BEST + b] + ZERO
+        d, dmin, xx, xs, xm = f[D_BEST + b], f[DMIN_BEST + b], ZERO, ZERO, ZERO
         s, m = int16s(r[S] + 2 * (first + b) * groups, groups), uint8s(r[M] + (first + b) * groups, groups)
         codes = uint8s(r[CODES] + (first + b) * groups * size, groups * size)
         for g in range(groups):
             j = g * blocks + b
             s[g], m[g] = np.int16(f[S_BEST + j]), np.uint8(f[M_BEST + j])
-            offset, inverse = f[DMIN_BEST + b] * f[M_BEST + j], divided(ONE, f[D_BEST + b] * f[S_BEST + j])
+            xx += f[SXX + j]
+            xs += f[S_BEST + j] * f[SXQ + j]
+            xm += f[M_BEST + j] * f[SX + j]
             for i in range(size):
-                codes[g * size + i] = np.uint8(whole((f[i * LANES + j] + offset) * inverse, ZERO, high))
+                codes[g * size + i] = np.uint8(whole((f[i * LANES + j] + f[OFFSET + j]) * f[INVERSE + j], ZERO, high))
+        more = growth(xx, d * xs - dmin * xm)
+        floats(r[D] + 4 * (first + b), 1)[0] = half(d * more, ONE) + ZERO
+        floats(r[DMIN] + 4 * (first + b), 1)[0] = half(dmin * more, ONE) + ZERO
 
 
 @kernel(frozenset())

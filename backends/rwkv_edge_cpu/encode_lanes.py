@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from rwkv_edge.quant.encode.arithmetic import LARGEST_HALF, LEAST_HALF, SMALLEST
+from rwkv_edge.quant.encode.arithmetic import LARGEST_GROWTH, LARGEST_HALF, LEAST_HALF, SMALLEST
 from rwkv_edge_cpu.encode_layout import GROUPS, LANES, LARGEST_SIZE, N_WEIGHTED, SIZE, N, W, X
 from rwkv_edge_cpu.intrinsics import floats
 
@@ -82,6 +82,21 @@ def whole(x, low, high):
 def size_of(r):
     """Of a run; the compiler must know its limit."""
     return max(0, min(LARGEST_SIZE, r[SIZE]))
+
+
+@exactly
+def growth(xx, xy):
+    return clipped(divided(xx, xy), ONE, LARGEST_GROWTH)
+
+
+@exact
+def squares(r, f, out):
+    """f[out]: sums of squares of the weights, by lane."""
+    for j in range(LANES):
+        f[out + j] = ZERO
+    for i in range(0, size_of(r) * LANES, LANES):
+        for j in range(LANES):
+            f[out + j] += f[N + i + j] * f[i + j] * f[i + j]
 
 
 @exact

@@ -13,9 +13,11 @@ from rwkv_edge_cpu.encode_lanes import (
     divided,
     exact,
     exactly,
+    growth,
     half,
     load,
     size_of,
+    squares,
     whole,
 )
 from rwkv_edge_cpu.encode_layout import (
@@ -206,8 +208,16 @@ def store(r, f, first, count):
         for b in range(blocks):
             f[INVERSE + g + b] = divided(ONE, f[D_BEST + b] * f[S_BEST + g + b])
     nearest(r, f)
+    errors(r, f)
+    squares(r, f, ERROR)
+    unit = np.float32(r[UNIT])
     for b in range(count):
-        floats(r[D] + 4 * (first + b), 1)[0] = f[D_BEST + b] * np.float32(r[UNIT]) + ZERO
+        xx, xs = ZERO, ZERO
+        for g in range(groups):
+            xx += f[ERROR + g * blocks + b]
+            xs += f[S_BEST + g * blocks + b] * f[XQ + g * blocks + b]
+        d = f[D_BEST + b]
+        floats(r[D] + 4 * (first + b), 1)[0] = half(d * growth(xx, d * xs), unit) * unit + ZERO
         s = int16s(r[S] + 2 * (first + b) * groups, groups)
         for g in range(groups):
             s[g] = np.int16(f[S_BEST + g * blocks + b])

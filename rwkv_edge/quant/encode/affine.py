@@ -1,7 +1,7 @@
 """Formats with offsets: weight = d * s * code - dmin * m. As symmetric.py, with an offset beside each scale."""
 import numpy as np
 
-from rwkv_edge.quant.encode.arithmetic import Floats, at_least_half, divided, half, inverse, total, whole
+from rwkv_edge.quant.encode.arithmetic import Floats, at_least_half, divided, growth, half, inverse, total, whole
 from rwkv_edge.quant.encode.parts import Parts
 from rwkv_edge.quant.encode.schemes import Scheme
 
@@ -14,10 +14,12 @@ Fit = tuple[Floats, Floats, Floats, Floats]  # d [blocks], s [groups, blocks], d
 def find(scheme: Scheme, x: Floats, w: Floats, parts: Parts) -> None:
     """Fill `parts` for weights x, whose squared errors count w."""
     d, s, dmin, m = fit(scheme, x, w, *runs(scheme, x, w))
-    parts.d[...], parts.s[...] = d + np.float32(0), s.T  # no zero is negative
-    parts.dmin[...], parts.m[...] = dmin + np.float32(0), m.T
-    codes = whole((x + dmin * m) * inverse(d * s), 0, scheme.high)
-    parts.codes[...] = codes.transpose(2, 1, 0).reshape(parts.codes.shape)
+    q = whole((x + dmin * m) * inverse(d * s), 0, scheme.high)
+    parts.codes[...] = q.transpose(2, 1, 0).reshape(parts.codes.shape)
+    xy = d * total(s * total(w * q * x)) - dmin * total(m * total(w * x))
+    more = growth(total(total(w * x * x)), xy)
+    parts.d[...], parts.s[...] = half(d * more) + np.float32(0), s.T  # no zero is negative
+    parts.dmin[...], parts.m[...] = half(dmin * more) + np.float32(0), m.T
 
 
 def tries(scheme: Scheme) -> list[tuple[float, float]]:

@@ -4,7 +4,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.quant.encode.arithmetic import Floats, inverse, whole
+from rwkv_edge.quant.encode.arithmetic import Floats, whole
 from rwkv_edge.quant.encode.parts import Parts
 from rwkv_edge.quant.encode.schemes import Scheme
 from rwkv_edge.quant.encode.symmetric import fit_scales
@@ -18,8 +18,8 @@ def find(scheme: Scheme, x: Floats, w: Floats, parts: Parts) -> None:
     grid = scheme.grid.astype(np.float32)
     magnitudes, minus = without_signs(scheme, x, w)
     parts.signs[...] = np.packbits(minus.transpose(2, 1, 0).reshape(len(parts.d), -1), axis=1, bitorder="little")
-    scale = fit_scales(scheme, magnitudes, w, lambda v: _values(grid, nearest_rows(scheme, v, w)), parts)
-    rows = nearest_rows(scheme, magnitudes * inverse(scale), w)
+    v = fit_scales(scheme, magnitudes, w, lambda v: _values(grid, nearest_rows(scheme, v, w)), parts)
+    rows = nearest_rows(scheme, v, w)
     parts.codes[...] = rows.transpose(2, 1, 0).reshape(parts.codes.shape)
 
 

@@ -4,6 +4,7 @@
            to these belongs a best scale by least squares; the best of all, then codes and scale in turn
     fit    d so that the runs' scales are near multiples; then by turns, each run chooses among neighbouring multiples (with
            new codes), and d becomes the least-squares scale of the whole block, rounded to half precision
+    last   d grows a little: see `growth`
 
 Arrays are float32 [size, groups, blocks]: all is elementwise along the blocks, and sums go along the first axis.
 """
@@ -11,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rwkv_edge.quant.encode.arithmetic import Floats, at_least_half, divided, half, inverse, total, whole
+from rwkv_edge.quant.encode.arithmetic import Floats, at_least_half, divided, growth, half, inverse, total, whole
 from rwkv_edge.quant.encode.parts import Parts
 from rwkv_edge.quant.encode.schemes import Scheme
 
@@ -26,17 +27,19 @@ def find(scheme: Scheme, x: Floats, w: Floats, parts: Parts) -> None:
     def nearest(v: Floats) -> Floats:
         return np.take(levels, np.searchsorted(between, v)) if scheme.levels else whole(v, scheme.low, scheme.high)
 
-    scale = fit_scales(scheme, x, w, nearest, parts)
-    v = x * inverse(scale)
+    v = fit_scales(scheme, x, w, nearest, parts)
     codes = np.searchsorted(between, v) if scheme.levels else nearest(v) - scheme.low
     parts.codes[...] = codes.transpose(2, 1, 0).reshape(parts.codes.shape)
 
 
 def fit_scales(scheme: Scheme, x: Floats, w: Floats, nearest: Nearest, parts: Parts) -> Floats:
-    """Fills in d and s; returns the runs' scales, [groups, blocks]."""
+    """Fills in d and s; returns the weights divided by their scales: the nearest codes to these are theirs."""
     d, s = fit(scheme, x, w, nearest, runs(scheme, x, w, nearest))
+    v = x * inverse(d * s)
+    xy = d * total(s * total(w * nearest(v) * x))
+    d = half(d * growth(total(total(w * x * x)), xy), scheme.unit)
     parts.d[...], parts.s[...] = d * np.float32(scheme.unit) + np.float32(0), s.T  # no zero is negative
-    return d * s
+    return v
 
 
 def runs(scheme: Scheme, x: Floats, w: Floats, nearest: Nearest) -> Floats:
