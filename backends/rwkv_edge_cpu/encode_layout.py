@@ -53,7 +53,6 @@ from rwkv_edge.quant.encode.schemes import Scheme
     N_RECORD,
 ) = range(39)
 
-
 LANES = 128  # runs that are worked on at once: their weights fit into a core's nearest cache
 LARGEST_SIZE = 32  # of a run
 N = LARGEST_SIZE * LANES
