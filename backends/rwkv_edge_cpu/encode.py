@@ -11,9 +11,10 @@ from rwkv_edge.quant.encode.parts import Parts
 from rwkv_edge.quant.encode.schemes import Scheme
 from rwkv_edge.quant.unpacked import Bytes
 from rwkv_edge_cpu import encode_layout as layout
-from rwkv_edge_cpu.machine_code import address, kernel_name
+from rwkv_edge_cpu.machine_code import KernelName, address, kernel_name
 
 Floats = NDArray[np.float32]
+KERNELS = SYMMETRIC, AFFINE = kernel_name("encode_symmetric.search"), kernel_name("encode_affine.search")
 
 
 def encode(format: str, weights: Floats, importance: Floats | None = None) -> Bytes:
@@ -30,12 +31,12 @@ def search(scheme: Scheme, x: Floats, w: Floats) -> Parts:
     scratch = np.empty(layout.SCRATCH + layout.INTEGERS, np.float32)
     record[layout.MORE_SCRATCH] = scratch.ctypes.data + 4 * layout.SCRATCH
     chunks = -(-len(x) // layout.blocks_at_once(scheme))
-    kernel = _kernel("encode_affine.search" if scheme.offset_high else "encode_symmetric.search")
+    kernel = _kernel(AFFINE if scheme.offset_high else SYMMETRIC)
     kernel(record.ctypes.data, 0, scratch.ctypes.data, 0, chunks)
     return parts
 
 
 @cache
-def _kernel(name: str) -> Callable[..., None]:
+def _kernel(name: KernelName) -> Callable[..., None]:
     """Calls leave Python's interpreter to other threads."""
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)(address(kernel_name(name)))
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)(address(name))
