@@ -31,12 +31,12 @@ def search(scheme: Scheme, x: Floats, w: Floats) -> Parts:
     scratch = np.empty(layout.SCRATCH + layout.INTEGERS, np.float32)
     record[layout.MORE_SCRATCH] = scratch.ctypes.data + 4 * layout.SCRATCH
     chunks = -(-len(x) // layout.blocks_at_once(scheme))
-    kernel = _kernel(AFFINE if scheme.offset_high else SYMMETRIC)
+    kernel = _function(AFFINE if scheme.offset_high else SYMMETRIC)
     kernel(record.ctypes.data, 0, scratch.ctypes.data, 0, chunks)
     return parts
 
 
 @cache
-def _kernel(name: KernelName) -> Callable[..., None]:
+def _function(name: KernelName) -> Callable[..., None]:
     """Calls leave Python's interpreter to other threads."""
     return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)(address(name))
