@@ -76,3 +76,22 @@ class CompilesAhead(Protocol):
     def warm_up(self) -> None:
         """Compile all that any model could need and that is not there yet; logs each piece (logger "rwkv_edge", INFO)."""
         ...
+
+
+class Encoder(Protocol):
+    """Floats to blocks: see `rwkv_edge.quant.encode.encode`, which is the definition."""
+
+    def __call__(
+        self, format: str, weights: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]: ...
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """A backend that has an encoder of its own, faster than the definition."""
+
+    def encode(
+        self, format: str, weights: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]:
+        """The same errors as the definition's, and bytes of the same quality."""
+        ...

@@ -4,7 +4,7 @@ The core names no backend: each is found through the entry-point group `rwkv_edg
 """
 from typing import TYPE_CHECKING
 
-from rwkv_edge.backend import Availability, Backend
+from rwkv_edge.backend import Availability, Backend, Encoder, Encodes
 from rwkv_edge.errors import BackendError
 
 if TYPE_CHECKING:
@@ -52,6 +52,16 @@ def best() -> Backend:
         except BackendError as error:
             reasons.append(str(error))
     raise BackendError("no backend can work here: " + "; ".join(reasons))
+
+
+def encoder() -> Encoder:
+    """The fastest here: that of the first backend of AUTO_ORDER that has one, else the definition in NumPy."""
+    for name in AUTO_ORDER:
+        if availability(name).available and isinstance(backend := load(name), Encodes):
+            return backend.encode
+    from rwkv_edge.quant.encode import encode as definition  # only those who make files need it
+
+    return definition
 
 
 def availability(name: str) -> Availability:

@@ -117,12 +117,14 @@ def by_key(format: str) -> tuple[KernelName, ...]:
 
 
 def every_kernel() -> list[KernelName]:
-    """Of all ops and formats."""
+    """Of all ops and formats, and those that make blocks."""
+    from rwkv_edge_cpu.encode import KERNELS  # no model that runs needs it
+
     ops = [lowering.kernel for lowering in LOWERINGS.values() if lowering.kernel is not None]
     activations = [kernel_name("elementwise.activation", kind) for kind in p.ACTIVATIONS]
     matrices = [name for format in FORMATS for name in (decoder_of(format), *matrix_kernels(format), *by_key(format))]
     lists = [QUANTIZE_AND_LIST, LIST_FLOATS, NOTHING]
-    return list(dict.fromkeys([WALK, *ops, *activations, MATMUL, *lists, *matrices]))
+    return list(dict.fromkeys([WALK, *ops, *activations, MATMUL, *lists, *matrices, *KERNELS]))
 
 
 @dataclass(slots=True, eq=False)

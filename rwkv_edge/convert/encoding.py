@@ -5,6 +5,7 @@ What only a conversion needs is imported by the functions here, so that `import 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -19,6 +20,8 @@ from rwkv_edge.weights.tensor import Tensor
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
+
+    from rwkv_edge.backend import Encoder
 
 Importance = Mapping[str, NDArray[np.float32]]
 Progress = Callable[[int, int], None]  # bytes of the source that are done, and all of them
@@ -84,8 +87,6 @@ def _importance_of(entry: Entry, importance: Importance | None) -> NDArray[np.fl
 
 def _encoded(piece: Tensor, entry: Entry, importance: NDArray[np.float32] | None) -> NDArray[Any]:
     """The bytes of a piece, uint8 or plain floats; its pages of the source are given back."""
-    from rwkv_edge.quant.encode import encode
-
     try:
         if piece.format == entry.format and entry.factor == 1:
             return np.array(piece.data, order="C")
@@ -94,8 +95,15 @@ def _encoded(piece: Tensor, entry: Entry, importance: NDArray[np.float32] | None
             weights = weights * np.float32(entry.factor)
         if FORMATS[entry.format].is_float:
             return encode_floats(weights, entry.format)
-        return encode(entry.format, np.ascontiguousarray(weights).reshape(-1, piece.shape[-1]), importance)
+        return _encoder()(entry.format, np.ascontiguousarray(weights).reshape(-1, piece.shape[-1]), importance)
     except ValueError as error:
         raise ModelFileError(f"tensor {piece.name} cannot become {entry.format}: {error}") from error
     finally:
         release(piece.data)
+
+
+@cache
+def _encoder() -> "Encoder":
+    from rwkv_edge.registry import encoder
+
+    return encoder()
