@@ -1,0 +1,51 @@
+"""The WebGPU backend: GPUs through Vulkan, Metal or Direct3D 12, by wgpu-py. Importing this does not load wgpu."""
+from importlib.util import find_spec
+
+from rwkv_edge.backend import Availability, Executable
+from rwkv_edge.errors import BackendError
+from rwkv_edge.plan import Plan
+from rwkv_edge.quant.formats import FORMATS
+
+INSTALL = "pip install 'rwkv-edge[webgpu]'"
+NO_DRIVER = "no WebGPU adapter was found; a Vulkan driver is needed (Debian, Ubuntu: apt install mesa-vulkan-drivers)"
+
+
+class WebGpuBackend:
+    name = "webgpu"
+
+    def __init__(self, which: str | None = None) -> None:
+        self._which = which
+
+    def select(self, which: str) -> "WebGpuBackend":
+        """The backend on another adapter: its number, or part of its name."""
+        return WebGpuBackend(which)
+
+    def availability(self) -> Availability:
+        if find_spec("wgpu") is None:
+            return Availability(False, f"wgpu is not installed: {INSTALL}")
+        try:
+            from rwkv_edge_webgpu import adapters
+
+            return Availability(True) if adapters.found() else Availability(False, NO_DRIVER)
+        except Exception as error:  # wgpu's native library may fail to load in many ways
+            return Availability(False, f"wgpu cannot be used ({error}): {INSTALL}")
+
+    def supports(self, format: str) -> bool:
+        return format in FORMATS
+
+    def compile(self, plan: Plan, *, precision: str | None = None, threads: int | None = None) -> Executable:
+        """precision: None or "fp32", of activations and states.  threads: of no use here.
+
+        Raises BackendError where there is no such adapter, or it has too little memory.
+        """
+        if precision not in (None, "fp32"):
+            raise BackendError(f"the webgpu backend computes in fp32, not in {precision}; the numpy backend offers fp64")
+        from rwkv_edge.device.executable import DeviceExecutable
+        from rwkv_edge_webgpu import adapters
+        from rwkv_edge_webgpu.driver import WebGpuDriver
+
+        adapter = adapters.choose(adapters.found(), self._which)
+        return DeviceExecutable(plan, WebGpuDriver(adapter))
+
+
+backend = WebGpuBackend()

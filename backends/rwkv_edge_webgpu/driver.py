@@ -1,0 +1,145 @@
+"""An open WebGPU device: buffers, pipelines, bind groups, and one submission per launch."""
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import wgpu
+from numpy.typing import NDArray
+
+from rwkv_edge.device.driver import Grid, Kernel, Limits, Step
+from rwkv_edge.errors import BackendError
+from rwkv_edge_webgpu.adapters import Adapter
+from rwkv_edge_webgpu.source import DIALECT, assemble
+
+USAGE = wgpu.BufferUsage
+STORAGE = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST
+WORDS_BYTES = 512  # of a step's parameters, `words` in common.wgsl; a multiple of every offset alignment
+BINDINGS = ("storage", "read-only-storage", "read-only-storage", "storage", "read-only-storage", "uniform")
+GUARANTEED_BINDING = 128 << 20  # what every WebGPU device can bind
+
+
+@dataclass(slots=True, eq=False)
+class Recording:
+    """steps: (pipeline, bind group), for every launch.  words: keeps their parameters."""
+
+    steps: list[tuple[Any, Any]]
+    words: Any
+
+
+class WebGpuDriver:
+    """See `rwkv_edge.device.driver.Driver`."""
+
+    dialect = DIALECT
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.name = adapter.name
+        with self._explained("cannot be opened"):
+            self.device = adapter.open()
+        limits = self.device.limits
+        binding = int(limits["max-storage-buffer-binding-size"])
+        self.limits = Limits(min(binding, GUARANTEED_BINDING), int(limits["max-compute-workgroups-per-dimension"]))
+        entries = [
+            {"binding": i, "visibility": wgpu.ShaderStage.COMPUTE, "buffer": {"type": kind}}
+            for i, kind in enumerate(BINDINGS)
+        ]
+        self._layout = self.device.create_bind_group_layout(entries=entries)
+        self._pipeline_layout = self.device.create_pipeline_layout(bind_group_layouts=[self._layout])
+        self._pipelines: dict[Kernel, Any] = {}
+        self._staging: Any = None
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Whatever wgpu reports becomes a BackendError of one sentence."""
+        try:
+            yield
+        except BackendError:
+            raise
+        except wgpu.GPUOutOfMemoryError as error:
+            raise BackendError(f"{self.name}: out of memory: it {what}") from error
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BackendError(f"{self.name}: it {what}: {first}") from error
+
+    def allocate(self, nbytes: int, what: str) -> Any:
+        size = max(16, -(-nbytes // 16) * 16)
+        with self._explained(f"has no {size / 1e6:.1f} MB for {what}"):
+            return self.device.create_buffer(size=size, usage=STORAGE)
+
+    def free(self, memory: Any) -> None:
+        memory.destroy()
+
+    def write(self, memory: Any, offset: int, data: NDArray[Any]) -> None:
+        with self._explained("did not take data"):
+            self.device.queue.write_buffer(memory, offset, data)
+
+    def read(self, memory: Any, offset: int, out: NDArray[Any]) -> None:
+        with self._explained("did not give data back"):
+            encoder = self.device.create_command_encoder()
+            self._copy_out(encoder, memory, offset, out)
+
+    def record(self, steps: Sequence[Step], arena: Any, vectors: Any, states: Any, inputs: Any) -> Recording:
+        words = np.zeros((len(steps), WORDS_BYTES // 4), np.uint32)
+        for row, step in zip(words, steps, strict=True):
+            row[: len(step.words)] = step.words
+        with self._explained("did not take the kernels"):
+            memory = self.device.create_buffer_with_data(data=words, usage=USAGE.UNIFORM)
+            common = {0: arena, 1: vectors, 3: states, 4: inputs}
+            recorded = []
+            for i, step in enumerate(steps):
+                bound = common | {2: vectors if step.weights is None else step.weights}
+                entries = [{"binding": at, "resource": {"buffer": buffer}} for at, buffer in bound.items()]
+                resource = {"buffer": memory, "offset": i * WORDS_BYTES, "size": WORDS_BYTES}
+                entries.append({"binding": 5, "resource": resource})
+                group = self.device.create_bind_group(layout=self._layout, entries=entries)
+                recorded.append((self._pipeline(step.kernel), group))
+        return Recording(recorded, memory)
+
+    def launch(
+        self, recording: Recording, grids: Sequence[Grid], arena: Any, offset: int, out: NDArray[np.float32]
+    ) -> None:
+        with self._explained("did not run the kernels"):
+            encoder = self.device.create_command_encoder()
+            compute = encoder.begin_compute_pass()
+            for (pipeline, group), grid in zip(recording.steps, grids, strict=True):
+                if 0 not in grid:
+                    compute.set_pipeline(pipeline)
+                    compute.set_bind_group(0, group)
+                    compute.dispatch_workgroups(*grid)
+            compute.end()
+            self._copy_out(encoder, arena, offset, out)
+
+    def close(self) -> None:
+        self._pipelines.clear()
+        self._staging = None
+        self.device.destroy()
+
+    def _pipeline(self, kernel: Kernel) -> Any:
+        pipeline = self._pipelines.get(kernel)
+        if pipeline is None:
+            module = self.device.create_shader_module(code=assemble(kernel))
+            compute = {"module": module, "entry_point": "main"}
+            pipeline = self.device.create_compute_pipeline(layout=self._pipeline_layout, compute=compute)
+            self._pipelines[kernel] = pipeline
+        return pipeline
+
+    def _copy_out(self, encoder: Any, memory: Any, offset: int, out: NDArray[Any]) -> None:
+        """Submit what was encoded and a copy behind it; wait for it unless there is nothing to bring."""
+        if out.size:
+            staging = self._staging_of(out.nbytes)
+            encoder.copy_buffer_to_buffer(memory, offset, staging, 0, out.nbytes)
+        self.device.queue.submit([encoder.finish()])
+        if out.size:
+            staging.map_sync("READ_NOSYNC", 0, out.nbytes)
+            view = staging.read_mapped(0, out.nbytes, copy=False)
+            out.reshape(-1).view(np.uint8)[:] = view
+            staging.unmap()
+
+    def _staging_of(self, nbytes: int) -> Any:
+        if self._staging is None or self._staging.size < nbytes:
+            if self._staging is not None:
+                self._staging.destroy()
+            size = 1 << (nbytes - 1).bit_length()
+            self._staging = self.device.create_buffer(size=max(size, 1 << 16), usage=USAGE.MAP_READ | USAGE.COPY_DST)
+        return self._staging
