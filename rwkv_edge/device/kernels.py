@@ -1,7 +1,8 @@
 """A stage as kernel source: the order of function calls. The functions are in the backend's kernel files.
 
-Names in a body: `b7` is the number this thread has of buffer 7, `at7` where the thread's row of it begins in the arena,
-`word(i)` parameter i of the launch. So layers of one shape share a kernel and differ in their words.
+Names in a body: `b7` is the number this thread has of the stage's buffer 7, `at7` where the thread's row of it begins in the
+arena, `word(i)` parameter i of the launch. Buffers are counted in order of use, so that layers of one shape share a kernel
+and differ only in their words.
 """
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,10 @@ class Writer:
     words: list[int] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     computed: set[int] = field(default_factory=set)
+    _numbers: dict[int, int] = field(default_factory=dict)
+
+    def number(self, buffer: p.Buffer) -> int:
+        return self._numbers.setdefault(buffer.index, len(self._numbers))
 
     def word(self, value: int) -> str:
         """An expression for a number that differs between layers."""
@@ -61,20 +66,22 @@ class Writer:
         for buffer in buffers:
             base = self.word(self.places.arena.place(buffer))
             region = "output_rows" if buffer.per_output else "token_rows"
-            self.let_index(f"at{buffer.index}", f"{region}({base}) + {row} * {buffer.width}u")
+            self.let_index(f"at{self.number(buffer)}", f"{region}({base}) + {row} * {buffer.width}u")
 
     def operand(self, x: p.Buffer | NDArray[Any]) -> str:
         """This thread's number of a buffer or of a vector for all rows."""
         if isinstance(x, np.ndarray):
             return f"vectors[{self.word(self.places.vectors.place(x))} + c]"
-        return f"b{x.index}" if x.index in self.computed else f"arena[at{x.index} + c]"
+        n = self.number(x)
+        return f"b{n}" if x.index in self.computed else f"arena[at{n} + c]"
 
     def result(self, op: p.Op, value: str) -> None:
-        self.let(f"b{op.out.index}", value)
+        self.let(f"b{self.number(op.out)}", value)
         self.computed.add(op.out.index)
 
     def store(self, buffer: p.Buffer) -> None:
-        self.lines.append(f"arena[at{buffer.index} + c] = b{buffer.index};")
+        n = self.number(buffer)
+        self.lines.append(f"arena[at{n} + c] = b{n};")
 
     def finish(self, *lines: str) -> str:
         return "\n".join([*self.lines, *lines])
@@ -142,7 +149,7 @@ def _loops(ops: Sequence[p.Op]) -> list[list[p.Op]]:
 
 def _rows_loop(w: Writer, ops: list[p.Op]) -> None:
     if isinstance(norm := ops[0], p.LayerNorm):
-        i, x = norm.out.index, norm.x.index
+        i, x = w.number(norm.out), w.number(norm.x)
         w.let(f"mean{i}", f"row_mean(at{x}, lane)")
         w.let(f"inverse{i}", f"1.0f / sqrt(row_variance(at{x}, mean{i}, lane) + {literal(norm.eps)})")
     w.lines.append(w.dialect.each_channel)
@@ -162,12 +169,12 @@ def _rows_value(w: Writer, op: p.Op) -> str:
         case p.SelectOutputs():
             return of(op.x)
         case p.LayerNorm():
-            i = op.out.index
+            i = w.number(op.out)
             return f"({of(op.x)} - mean{i}) * inverse{i} * {of(op.weight)} + {of(op.bias)}"
         case p.TokenShift() if op.x.index in w.computed:
             return f"exchange({w.word(op.slot.offset)}, row, c, {of(op.x)})"
         case p.TokenShift():
-            return f"token_shift(at{op.x.index}, {w.word(op.slot.offset)}, row, c)"
+            return f"token_shift(at{w.number(op.x)}, {w.word(op.slot.offset)}, row, c)"
     return elementwise(op, of)
 
 
