@@ -1,7 +1,7 @@
 """What a backend is: a package that turns a Plan into something that runs. plan.py defines the ops."""
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ class Batch:
     """The input of one run: T tokens of S segments.
 
     tokens: int32 [T], the segments one behind the other.  lengths: tokens of each segment, all >= 1, summing to T.
-    states: one flat array [plan.state_size] of the executable's `state_dtype` a segment; updated in place.
+    states: one flat array [plan.state_size] of the executable's `state_dtype` a segment; updated in place (see `HoldsStates`).
     outputs: int32 [M], rows (0 <= row < T) whose logits are wanted, in ascending order; may be empty.
     """
 
@@ -39,6 +39,18 @@ class Executable(Protocol):
         ...
 
 
+@runtime_checkable
+class HoldsStates(Protocol):
+    """An executable whose states stay in a device's memory between runs (it is their `rwkv_edge.state.Holder`).
+
+    After `run` the numbers of an array that was in `Batch.states` are on the device, and the next run with the same array
+    object goes on from there; the array itself is out of date until `fetch`. With `release` the device forgets the state, so
+    that the next run takes what is in the array then. `close` fetches what is still there. May be called from any thread.
+    """
+
+    def fetch(self, state: NDArray[Any], release: bool = True) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Availability:
     """Whether a backend can work here. reason: one sentence, and the command that would change it, when it cannot."""
@@ -60,4 +72,13 @@ class Backend(Protocol):
 
     def compile(self, plan: Plan, *, precision: str | None = None, threads: int | None = None) -> Executable:
         """precision: "fp32" or "fp64" activations where the backend offers a choice; None: its own."""
+        ...
+
+
+@runtime_checkable
+class HasDevices(Protocol):
+    """A backend that can run on one of several devices."""
+
+    def select(self, which: str) -> Backend:
+        """The same backend on the device of that number (from 0) or name. `compile` raises BackendError where there is none."""
         ...

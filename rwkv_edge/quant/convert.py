@@ -1,0 +1,32 @@
+"""Matrices in another format than the file's, where a strategy asks for one."""
+from dataclasses import replace
+
+import numpy as np
+
+from rwkv_edge.quant.encode import BLOCK, encode_q4_0, encode_q8_0
+from rwkv_edge.weights.tensor import Tensor
+
+ENCODE = {"q8_0": encode_q8_0, "q4_0": encode_q4_0}
+ALWAYS_EIGHT_BITS = ("emb.weight", "head.weight")  # four bits cost most in these
+
+
+def converted(tensor: Tensor, format: str) -> Tensor:
+    """The matrix in `format`: "f32", "f16", "q8_0" or "q4_0", with all numbers that it can hold.
+
+    f16: a matrix with numbers beyond its range becomes f32. q8_0, q4_0: low-rank maps (they have no name in ".weight"), and
+    rows that are not whole blocks, stay as stored, since errors in them reach the state; under q4_0 the embedding and the
+    head become q8_0.
+    """
+    if format == tensor.format:
+        return tensor
+    if format == "f32":
+        return replace(tensor, format="f32", data=tensor.decode())
+    if format == "f16":
+        with np.errstate(over="ignore"):
+            data = tensor.decode(np.float16)
+        return replace(tensor, format="f16", data=data) if np.isfinite(data).all() else converted(tensor, "f32")
+    if not tensor.name.endswith(".weight") or tensor.shape[-1] % BLOCK:
+        return tensor
+    if format == "q4_0" and tensor.name in ALWAYS_EIGHT_BITS:
+        return converted(tensor, "q8_0")
+    return replace(tensor, format=format, data=ENCODE[format](tensor.decode()))
