@@ -1,11 +1,13 @@
-"""What backends for devices with their own memory share: how a Plan becomes few kernels, weights for devices, states, self-test.
+"""What backends for devices with memory of their own share.
 
-    stages.py      ops grouped into stages, one kernel launch each
+    stages.py      a Plan's ops grouped into stages, one kernel launch each
     packing.py     weights in the layouts that device kernels read
+    places.py      where buffers and vectors lie
     kernels.py     a stage as kernel source: calls of functions that each backend's kernel files define
-    program.py     a Plan as memory and steps
+    program.py     a Plan as device memory and steps
     states.py      which sequences' states lie on the device
+    inputs.py      what the host tells the device about a run
     executable.py  runs: inputs in, steps, logits out
-    driver.py      what a backend adds: memory and launches
     self_test.py   whether a device computes what NumPy does
+    driver.py      what a backend adds: memory and launches
 """

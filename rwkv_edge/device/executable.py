@@ -1,4 +1,5 @@
 """A compiled Plan on a device: a run is cut into pieces that fit it; each is one submission."""
+import os
 import threading
 from typing import Any
 
@@ -34,10 +35,12 @@ class DeviceExecutable:
         self._recorded_with: tuple[Any, ...] = ()
         self._grids: dict[tuple[Variant, RunShape], list[Grid]] = {}
         self._lock = threading.RLock()
+        self._pid = os.getpid()
         self._closed = False
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         """Raises InputError for a batch that does not fit the plan, BackendError when closed or when the device fails."""
+        self._check_process()
         with self._lock:
             if self._closed:
                 raise BackendError("this executable is closed")
@@ -53,12 +56,15 @@ class DeviceExecutable:
 
     def fetch(self, state: NDArray[np.float32], release: bool = True) -> None:
         """See `HoldsStates`."""
+        self._check_process()
         with self._lock:
             if not self._closed:
                 self._seats.fetch(state, release)
 
     def close(self) -> None:
         """The states that are still on the device come back first."""
+        if os.getpid() != self._pid:
+            return
         with self._lock:
             if self._closed:
                 return
@@ -68,6 +74,10 @@ class DeviceExecutable:
             finally:
                 self._recordings.clear()
                 self.driver.close()
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise BackendError(f"{self.driver.name} cannot be used in a forked process: open the model in the child")
 
     def _most_rows(self) -> int:
         """Rows that fit the arena even if the logits of all are wanted."""

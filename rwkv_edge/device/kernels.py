@@ -247,10 +247,12 @@ def matmul_step(stage: Stage, places: Places, dialect: Dialect, weights: Any, to
         numbers = f"{i}u, (group - {first}u) * {group}u, {n_out}u, {n_in}u, {x}, {matrix}"
         choose.append(dialect.choose.format(end=groups, numbers=numbers))
         finish += [dialect.case.format(case=i), *_after(w, member), dialect.end_case]
-    sizes = constants(ROWS=group, TOKENS=tokens or TILE_TOKENS, RUN=layout.run, HALF=int(layout.half), OFFSET=int(layout.offset))
     per_output = stage.ops[0].out.per_output
+    sizes = constants(ROWS=group, TOKENS=tokens or TILE_TOKENS, PER_OUTPUT=int(per_output))
+    if layout.code_bits < 16:
+        sizes += constants(RUN=layout.run, HALF=int(layout.half), OFFSET=int(layout.offset))
     files = ("matmul", layout.name, "dot" if tokens else "tiles")
-    kernel = Kernel(files, (*sizes, ("PER_OUTPUT", int(per_output))), "\n".join(finish), "\n".join(choose))
+    kernel = Kernel(files, sizes, "\n".join(finish), "\n".join(choose))
 
     def grid(shape: RunShape) -> Grid:
         return (groups, -(-(shape.outputs if per_output else shape.rows) // (tokens or TILE_TOKENS)), 1)

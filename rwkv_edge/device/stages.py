@@ -99,7 +99,7 @@ class _Scheduler:
             if not isinstance(op, p.MatMul) and operands <= self.done | inside and self._joins(op, taken, inside):
                 taken.append(op)
                 inside.add(op.out.index)
-        return Stage(_family(taken), tuple(taken))
+        return Stage(_family(taken) or "rows", tuple(taken))
 
     def _joins(self, op: p.Op, taken: list[p.Op], inside: set[int]) -> bool:
         """Whether `op` can be in one stage with `taken`, whose results are `inside`."""
@@ -107,7 +107,7 @@ class _Scheduler:
             return True
         if (op.out.width, op.out.per_output) != (taken[0].out.width, taken[0].out.per_output):
             return False
-        if isinstance(op, ROWS) and _family(taken, None) == "heads":
+        if isinstance(op, ROWS) and _family(taken) == "heads":
             return False
         # The row before is another workgroup's, unless it is always the state's.
         if isinstance(op, p.TokenShift) and op.x.index in inside and not self.one_each:
@@ -115,7 +115,7 @@ class _Scheduler:
         if isinstance(op, HEADS):
             same = all(_heads(op) == _heads(other) for other in taken if isinstance(other, HEADS))
             several = isinstance(op, WITH_STATE) and any(isinstance(other, WITH_STATE) for other in taken)
-            return same and not several and _family(taken, None) != "rows"
+            return same and not several and _family(taken) != "rows"
         return True
 
 
@@ -123,10 +123,11 @@ def _heads(op: p.Op) -> int | None:
     return getattr(op, "n_head", None)
 
 
-def _family(ops: list[p.Op], default: Family | None = "rows") -> Family | None:
+def _family(ops: list[p.Op]) -> Family | None:
+    """None: elementwise ops alone can be in any."""
     if any(isinstance(op, HEADS) for op in ops):
         return "heads"
-    return "rows" if any(isinstance(op, ROWS) for op in ops) else default
+    return "rows" if any(isinstance(op, ROWS) for op in ops) else None
 
 
 def stages(plan: p.Plan, one_each: bool, split: Split) -> list[Stage]:
