@@ -1,4 +1,5 @@
 """The WebGPU backend: GPUs through Vulkan, Metal or Direct3D 12, by wgpu-py. Importing this does not load wgpu."""
+from importlib.metadata import version
 from importlib.util import find_spec
 
 from rwkv_edge.backend import Availability, Executable
@@ -36,16 +37,24 @@ class WebGpuBackend:
     def compile(self, plan: Plan, *, precision: str | None = None, threads: int | None = None) -> Executable:
         """precision: None or "fp32", of activations and states.  threads: of no use here.
 
-        Raises BackendError where there is no such adapter, or it has too little memory.
+        The first call for an adapter and driver runs a self-test (seconds), whose result is remembered.
+        Raises BackendError where there is no such adapter, or it has too little memory, or computes wrongly.
         """
         if precision not in (None, "fp32"):
             raise BackendError(f"the webgpu backend computes in fp32, not in {precision}; the numpy backend offers fp64")
         from rwkv_edge.device.executable import DeviceExecutable
+        from rwkv_edge.device.self_test import check_once
         from rwkv_edge_webgpu import adapters
         from rwkv_edge_webgpu.driver import WebGpuDriver
+        from rwkv_edge_webgpu.source import sources_digest
 
         adapter = adapters.choose(adapters.found(), self._which)
-        return DeviceExecutable(plan, WebGpuDriver(adapter))
+
+        def on_adapter(plan: Plan) -> Executable:
+            return DeviceExecutable(plan, WebGpuDriver(adapter))
+
+        check_once(on_adapter, adapter.describe(), adapter.driver, version("wgpu"), sources_digest())
+        return on_adapter(plan)
 
 
 backend = WebGpuBackend()

@@ -1,4 +1,5 @@
 """A kernel's WGSL: its constants, its files, and its own lines where these say so."""
+import hashlib
 from functools import cache
 from pathlib import Path
 
@@ -28,3 +29,11 @@ def assemble(kernel: Kernel) -> str:
     lines = [f"const {name} = {value}u;" for name, value in constants.items()]
     text = "\n".join([*lines, *map(read, names)])
     return text.replace("//CHOOSE", kernel.choose).replace("//BODY", kernel.body)
+
+
+def sources_digest() -> str:
+    """Names the kernel files' text."""
+    digest = hashlib.sha256()
+    for path in sorted(FILES.glob("*.wgsl")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

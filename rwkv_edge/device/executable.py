@@ -31,6 +31,8 @@ class DeviceExecutable:
         self._program = Program(plan, driver)
         self._seats = Seats(driver, plan.state_size)
         self._arena, self._inputs = Room(driver, "activations"), Room(driver, "inputs")
+        self._state_size = plan.state_size
+        self._most_rows = self._rows_that_fit()
         self._recordings: dict[Variant, tuple[Any, list[Step]]] = {}
         self._recorded_with: tuple[Any, ...] = ()
         self._grids: dict[tuple[Variant, RunShape], list[Grid]] = {}
@@ -44,11 +46,11 @@ class DeviceExecutable:
         with self._lock:
             if self._closed:
                 raise BackendError("this executable is closed")
-            inputs.check(batch, self.plan.state_size, self._n_vocab)
+            inputs.check(batch, self._state_size, self._n_vocab)
             logits = self.plan.logits
             result = np.empty((len(batch.outputs if logits.per_output else batch.tokens), logits.width), np.float32)
             at = 0
-            for piece in inputs.pieces(batch, self._most_rows(), self._seats.most):
+            for piece in inputs.pieces(batch, self._most_rows, self._seats.most):
                 n = piece.shape.outputs if logits.per_output else piece.shape.rows
                 self._run(piece, batch, result[at : at + n])
                 at += n
@@ -79,7 +81,7 @@ class DeviceExecutable:
         if os.getpid() != self._pid:
             raise BackendError(f"{self.driver.name} cannot be used in a forked process: open the model in the child")
 
-    def _most_rows(self) -> int:
+    def _rows_that_fit(self) -> int:
         """Rows that fit the arena even if the logits of all are wanted."""
         per_row = max(4 * arena.floats(1, 1) for arena in self._program.arenas.values())
         return max(1, min(MOST_ROWS, self.driver.limits.binding // max(1, per_row)))
