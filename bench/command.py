@@ -75,5 +75,5 @@ def memory_columns(used: dict[str, int], facts: ModelFacts) -> Row:
     """used: the worker's answer to "memory", empty where the system does not tell."""
     if not used:
         return {}
-    peak, private = used["peak"] / 1e6, used["private"] / 1e6
-    return {"peak MB": peak, "over file MB": peak - facts.file_bytes / 1e6, "private MB": private}
+    peak, private, beside = (used[name] / 1e6 for name in ("peak", "private", "beside"))
+    return {"peak MB": peak, "over file MB": peak - facts.file_bytes / 1e6, "beside file MB": beside, "private MB": private}

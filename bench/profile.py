@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rwkv_edge_cpu import layout
 from rwkv_edge_cpu.executable import CpuExecutable
-from rwkv_edge_cpu.intrinsics import CLOCK_TICKS
 from rwkv_edge_cpu.quantize_op import with_bytes
 from rwkv_edge_cpu.schedule import in_phases
+from rwkv_edge_cpu.system import CLOCK_TICKS
 
 from rwkv_edge import Model
 from rwkv_edge.plan import Activation, MatMul, Op

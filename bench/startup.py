@@ -4,7 +4,8 @@
 
 "import" and "open" are the library's and the model's share; "first token" counts from the start of the interpreter. The
 first line has an empty cache (RWKV_EDGE_CACHE), so that everything is compiled; the others are medians, in turn, with the
-file in the page cache.
+file in the page cache. Memory after some more tokens: its peak, that less the file's size, and what there is beside the
+pages of the file that were touched.
 """
 import argparse
 import tempfile
@@ -18,6 +19,7 @@ from bench.model_facts import ModelFacts, model_facts
 from bench.remote import Remote
 from bench.table import Row, report
 
+MORE = 4  # tokens before memory is looked at
 Sample = dict[str, Any]  # column -> number
 
 
@@ -27,6 +29,7 @@ def start(name: str, facts: ModelFacts, threads: int, chosen: argparse.Namespace
         remote.call("prompt", tokens=facts.tokens(1))
         sample = {f"{what} s": seconds for what, seconds in remote.times.items()}
         sample["first token s"] = remote.answered - remote.start
+        remote.call("steps", tokens=facts.tokens(MORE))
         return sample | memory_columns(remote.call("memory"), facts)
 
 

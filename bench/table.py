@@ -34,8 +34,13 @@ def render(rows: Sequence[Row]) -> str:
 
 def report(command: str, rows: Sequence[Row], notes: Sequence[str], save: bool) -> None:
     """Print the table; save: keep it as bench/results/COMMAND.md too."""
+    publish(command, [render(rows), *(["\n".join(notes)] if notes else [])], save)
+
+
+def publish(command: str, parts: Sequence[str], save: bool) -> None:
+    """Print these paragraphs below a line about the machine and the call; save: as for `report`."""
     call = " ".join(["python -m", f"bench.{command}", *sys.argv[1:]])
-    text = "\n".join([f"{describe()}", f"`{call}`", "", render(rows), *(["", *notes] if notes else [])])
+    text = "\n\n".join([f"{describe()}\n`{call}`", *parts])
     print(text)
     if save:
         RESULTS.mkdir(exist_ok=True)

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -69,14 +70,29 @@ def read(session: Any, threads: int) -> float:
 
 
 def memory(session: Any) -> dict[str, int]:
-    """Bytes: peak of all resident memory, mapped files included, and private memory now; empty where there is no /proc."""
-    wanted = {"VmHWM": "peak", "RssAnon": "private"}
+    """Bytes: peak of all resident memory, mapped files included; now, private memory, and all but the pages of the model's
+    file; empty where there is no /proc."""
+    wanted = {"VmHWM": "peak", "RssAnon": "private", "VmRSS": "resident"}
     try:
         with open("/proc/self/status") as file:
             fields = dict(line.split(":", 1) for line in file)
+        with open("/proc/self/smaps") as file:
+            mapped = resident_pages(file, json.loads(sys.argv[1])["path"])
     except OSError:
         return {}
-    return {name: int(fields[field].split()[0]) * 1024 for field, name in wanted.items()}
+    found = {name: int(fields[field].split()[0]) * 1024 for field, name in wanted.items()}
+    return {"peak": found["peak"], "private": found["private"], "beside": found["resident"] - mapped}
+
+
+def resident_pages(smaps: Iterable[str], path: str) -> int:
+    """Bytes of this file that are mapped and in memory."""
+    total, ours = 0, False
+    for line in smaps:
+        if "-" in line.split(" ", 1)[0]:  # a mapping: its addresses, ..., its file
+            ours = line.rstrip().endswith(path)
+        elif ours and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
 
 
 COMMANDS = {f.__name__: f for f in (prompt, steps, batch, pretend, keep, recall, read, memory)}

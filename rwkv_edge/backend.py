@@ -53,10 +53,14 @@ class HoldsStates(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """Whether a backend can work here. reason: one sentence, and the command that would change it, when it cannot."""
+    """Whether a backend can work here. reason: one sentence, and the command that would change it, when it cannot.
+
+    automatic: whether `auto` may choose it: not, where its only device is the CPU under another name.
+    """
 
     available: bool
     reason: str = ""
+    automatic: bool = True
 
 
 class Backend(Protocol):
@@ -81,4 +85,11 @@ class HasDevices(Protocol):
 
     def select(self, which: str) -> Backend:
         """The same backend on the device of that number (from 0) or name. `compile` raises BackendError where there is none."""
+
+
+class CompilesAhead(Protocol):
+    """A backend that keeps what it compiles between processes."""
+
+    def warm_up(self) -> None:
+        """Compile all that any model could need and that is not there yet; logs each piece (logger "rwkv_edge", INFO)."""
         ...

@@ -19,7 +19,7 @@ from rwkv_edge.fingerprint import fingerprint
 from rwkv_edge.plan import MatMul
 from rwkv_edge.sampling import Sampler, Sampling, uncounted_tokens
 from rwkv_edge.state import State
-from rwkv_edge.strategy import choose_backend, parse, place
+from rwkv_edge.strategy import compiled, parse
 from rwkv_edge.tokenizer import StreamDecoder, Tokenizer, tokenizer_for
 from rwkv_edge.weights import Weights, open_weights
 
@@ -41,7 +41,7 @@ class Model:
 
     strategy: "auto", or a backend and maybe a weight format: "cpu", "cpu fp32", "webgpu fp16", "webgpu:1", "numpy fp64".
     tokenizer: a `Tokenizer`, or the path of a vocabulary; None: the file's own, or the one its vocabulary size implies.
-    threads: of the CPU backend; None: all cores this process may use.
+    threads: of the CPU backend; None: the fast cores this process may use.
 
     Sequences are independent: each has a `State`, and the model may be shared by threads (their runs take turns). A state
     that is passed in is advanced in place, as in the official package; `State.copy` makes a branch.
@@ -62,10 +62,8 @@ class Model:
         chosen = parse(strategy)
         self.weights: Weights = open_weights(path)
         self.shape: ModelShape = read_shape(self.weights)
-        backend = choose_backend(chosen)
+        backend, self.plan, self._executable = compiled(build_plan(self.weights), chosen, threads)
         self.backend_name = backend.name
-        self.plan = place(build_plan(self.weights), chosen, backend)
-        self._executable = backend.compile(self.plan, precision=chosen.precision, threads=threads)
         self._holder = self._executable if isinstance(self._executable, HoldsStates) else None
         self._weights_per_token = sum(op.weight.size for op in self.plan.ops if isinstance(op, MatMul))
         self._lock = threading.Lock()

@@ -2,17 +2,22 @@
 
 The core names no backend: each is found through the entry-point group `rwkv_edge.backends`, so another one is a pip install.
 """
-from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from rwkv_edge.backend import Availability, Backend
 from rwkv_edge.errors import BackendError
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 GROUP = "rwkv_edge.backends"
-AUTO_ORDER = ("cpu", "numpy")  # what `auto` tries, best first
+AUTO_ORDER = ("cpu", "webgpu", "numpy")  # what `auto` tries, best first
 
 
-def installed() -> dict[str, EntryPoint]:
-    """Name -> entry point, without importing anything."""
+def installed() -> "dict[str, EntryPoint]":
+    """Name -> entry point, without importing any of them."""
+    from importlib.metadata import entry_points  # takes 15 ms, which `import rwkv_edge` does not need
+
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
@@ -38,15 +43,25 @@ def usable(name: str) -> Backend:
     return backend
 
 
-def best() -> Backend:
-    """The first backend of AUTO_ORDER that can work here."""
-    reasons = []
+def candidates() -> list[Backend]:
+    """The backends of AUTO_ORDER that can work here, best first. Raises BackendError when there is none."""
+    found, reasons = [], []
     for name in AUTO_ORDER:
         try:
-            return usable(name)
+            backend = usable(name)
         except BackendError as error:
             reasons.append(str(error))
-    raise BackendError("no backend can work here: " + "; ".join(reasons))
+            continue
+        if backend.availability().automatic:
+            found.append(backend)
+    if not found:
+        raise BackendError("no backend can work here: " + "; ".join(reasons))
+    return found
+
+
+def best() -> Backend:
+    """What `auto` chooses."""
+    return candidates()[0]
 
 
 def availability(name: str) -> Availability:

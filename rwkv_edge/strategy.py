@@ -4,10 +4,11 @@ Grammar (so far): `auto` | DEVICE[:WHICH] [FORMAT]. WHICH is one of a backend's 
 (without spaces). Without a format the weights stay as stored.
 """
 import re
+import warnings
 from dataclasses import dataclass
 
 from rwkv_edge import registry
-from rwkv_edge.backend import Backend, HasDevices
+from rwkv_edge.backend import Backend, Executable, HasDevices
 from rwkv_edge.errors import StrategyError
 from rwkv_edge.plan import Plan
 from rwkv_edge.quant.convert import converted
@@ -67,16 +68,33 @@ def parse(text: str) -> Strategy:
     return Strategy(device, weight_format, precision, which or None)
 
 
-def choose_backend(strategy: Strategy) -> Backend:
-    """The backend that a strategy names, or the best one here. Raises BackendError when it cannot work."""
+class FallbackWarning(UserWarning):
+    """Another backend runs the model than the one that was preferred."""
+
+
+def choose_backends(strategy: Strategy) -> list[Backend]:
+    """The backend that a strategy names, or all that can work here, best first. Raises BackendError when it cannot work."""
     if strategy.device is None:
-        return registry.best()
+        return registry.candidates()
     backend = registry.usable(strategy.device)
     if strategy.which is None:
-        return backend
+        return [backend]
     if not isinstance(backend, HasDevices):
         raise StrategyError(f"{strategy.device} has no devices to choose from, got {strategy.which!r}")
-    return backend.select(strategy.which)
+    return [backend.select(strategy.which)]
+
+
+def compiled(plan: Plan, strategy: Strategy, threads: int | None = None) -> tuple[Backend, Plan, Executable]:
+    """The first chosen backend that takes the plan, the plan in its formats, and it compiled. Raises BackendError."""
+    *others, last = choose_backends(strategy)
+    for backend in others:
+        placed = place(plan, strategy, backend)
+        try:
+            return backend, placed, backend.compile(placed, precision=strategy.precision, threads=threads)
+        except BackendError as error:
+            warnings.warn(f"not on the {backend.name} backend: {error}", FallbackWarning, stacklevel=3)
+    placed = place(plan, strategy, last)
+    return last, placed, last.compile(placed, precision=strategy.precision, threads=threads)
 
 
 def place(plan: Plan, strategy: Strategy, backend: Backend) -> Plan:

@@ -1,4 +1,5 @@
 """The command line: what it prints, and that a user's mistake is one sentence and a non-zero exit, never a traceback."""
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -6,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from rwkv_edge import registry
 from rwkv_edge.cli import main
+from rwkv_edge.demo import MODEL_PATH
 from tests.checkpoints.pth import write_pth
 from tests.checkpoints.tiny import tiny
 
@@ -102,3 +105,18 @@ def test_unknown_options_are_usage_errors() -> None:
     with pytest.raises(SystemExit) as caught:
         main(["run"])
     assert caught.value.code == 2
+
+
+def test_warmup_compiles_what_a_model_needs_and_then_nothing(tmp_path: Path) -> None:
+    if not registry.availability("cpu").available:
+        pytest.skip("the cpu backend")
+    command = [sys.executable, "-m", "rwkv_edge", "warmup", str(MODEL_PATH), "--strategy", "cpu"]
+    environment = os.environ | {"RWKV_EDGE_CACHE": str(tmp_path)}
+    outputs = [
+        subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True) for _ in range(2)
+    ]
+    assert "compiled wkv.wkv7 in" in outputs[0].stderr
+    assert "quantized" not in outputs[0].stderr  # the file has no blocks
+    assert outputs[0].stdout.split()[1] == "compiled,"
+    assert outputs[1].stderr == ""
+    assert outputs[1].stdout.startswith("nothing compiled")

@@ -1,12 +1,16 @@
 """The CPU backend: a Plan runs inside one compiled call per step, on a few threads. Importing this does not load Numba."""
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 from rwkv_edge.backend import Availability, Executable
 from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import Plan
 from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge_cpu.cache import OVERRIDE
+from rwkv_edge_cpu.cores import usable_cores
 
 
 class CpuBackend:
@@ -26,7 +30,7 @@ class CpuBackend:
         return format in FORMATS
 
     def compile(self, plan: Plan, *, precision: str | None = None, threads: int | None = None) -> Executable:
-        """precision: None or "fp32".  threads: how many work on a step; None: as many as there are CPUs for this process.
+        """precision: None or "fp32".  threads: how many work on a step; None: the performance cores that this process may use.
 
         The first call on a machine compiles the kernels that the plan needs (seconds); later processes load them from a cache.
         Raises BackendError for a precision or a weight format that there is no kernel for.
@@ -35,20 +39,30 @@ class CpuBackend:
             raise BackendError(f"the cpu backend computes in fp32, not in {precision}; the numpy backend offers fp64")
         if threads is not None and threads < 1:
             raise BackendError(f"threads must be at least 1, got {threads}")
-        try:
-            from rwkv_edge_cpu.executable import CpuExecutable
-        except ImportError as error:  # installed, but for another Python or NumPy
-            raise BackendError(f"Numba cannot be loaded ({error}); repair it, or use the numpy backend") from error
-        return CpuExecutable(plan, usable_cpus() if threads is None else threads)
+        from rwkv_edge_cpu.executable import CpuExecutable
+
+        with numba_needed():
+            return CpuExecutable(plan, usable_cores() if threads is None else threads)
+
+    def warm_up(self) -> None:
+        """See `rwkv_edge.backend.CompilesAhead`. Raises BackendError where nothing can be kept."""
+        from rwkv_edge_cpu import kept
+        from rwkv_edge_cpu.machine_code import address
+        from rwkv_edge_cpu.program import every_kernel
+
+        if kept.directory() is None:
+            raise BackendError(f"no directory for compiled code can be written; name one with {OVERRIDE}")
+        with numba_needed():
+            for name in every_kernel():
+                address(name)
 
 
-def usable_cpus() -> int:
-    """How many CPUs this process may use: its affinity mask where the system has one, else all."""
-    if hasattr(os, "process_cpu_count"):  # Python 3.13
-        return os.process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0)) or 1
-    return os.cpu_count() or 1
+@contextmanager
+def numba_needed() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:  # installed, but for another Python or NumPy
+        raise BackendError(f"Numba cannot be loaded ({error}); repair it, or use the numpy backend") from error
 
 
 backend = CpuBackend()

@@ -1,8 +1,7 @@
 """Where compiled code is kept between processes: a directory that is ours alone, or nowhere. Nothing here raises.
 
-Loading from a cache runs what is in it, so a directory that another user could write is never used. Its name holds a
-hash of this package's sources and of Numba's version: Numba itself would not notice that a function called from another
-file has changed.
+Loading from a cache runs what is in it, so a directory that another user (but root) could write is never used. Its name holds a
+hash of all that compiled code depends on: sources, versions, the machine, the instructions that were asked for.
 """
 import hashlib
 import os
@@ -15,35 +14,51 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from rwkv_edge import plan, quant
+from rwkv_edge_cpu.machine import identity
+
 OVERRIDE = "RWKV_EDGE_CACHE"
+ISA_OVERRIDE = "RWKV_EDGE_ISA"
 PREFIX = "cpu-"
+ADMINISTRATOR = 0
 KEPT, KEPT_FOR = 3, 7 * 24 * 3600.0  # older versions' directories: the newest few stay, and all younger than so many seconds
 
 
-def cache_directory(isa: str = "") -> Path | None:
-    """The directory for this version's code, made for the instructions named `isa`, made if need be; None: keep nothing.
+def cache_directory() -> Path | None:
+    """The directory for code of this version, for this machine, made if need be; None: keep nothing.
 
     $RWKV_EDGE_CACHE, else the user's cache directory, else a private directory under the system's temporary one.
     """
-    name = _version_name(isa)
+    name = _version_name()
     if name is None:
         return None
     for base in _candidates():
         path = base / f"{PREFIX}{name}"
-        if _make_private(base) and _make_private(path) and _can_write(path):
+        if not (_make_private(base) and _make_private(path)):
+            continue
+        if _can_write(path):
             _prune(base, keep=path)
+            return path
+        if _has_files(path):  # of a read-only system, or made by its administrator: what is there can be used
             return path
     return None
 
 
-def _version_name(isa: str = "") -> str | None:
-    digest = hashlib.sha256(f"{version('numba')} {version('llvmlite')} {sys.version} {isa}".encode())
+def _version_name() -> str | None:
+    parts = [version("numba"), version("llvmlite"), sys.version, os.environ.get(ISA_OVERRIDE, ""), identity()]
+    digest = hashlib.sha256("\0".join(parts).encode())
     try:
-        for source in sorted(Path(__file__).parent.glob("*.py")):
+        for source in _sources():
             digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    except OSError:
+    except OSError:  # a package in an archive
         return None
     return digest.hexdigest()[:16]
+
+
+def _sources() -> list[Path]:
+    """Of kernels and of the numbers that are compiled into them."""
+    folders = Path(__file__).parent, Path(quant.__file__).parent
+    return [source for folder in folders for source in sorted(folder.glob("*.py"))] + [Path(plan.__file__)]
 
 
 def _candidates() -> Iterator[Path]:
@@ -70,7 +85,7 @@ def _user_cache() -> Path | None:
 
 
 def _make_private(path: Path) -> bool:
-    """Whether `path` is, or now became, a real directory that only we can write."""
+    """Whether `path` is, or now became, a real directory that only we can write, or only the administrator."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.lstat()
@@ -80,7 +95,7 @@ def _make_private(path: Path) -> bool:
         return False
     if not hasattr(os, "getuid"):
         return True
-    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return status.st_uid in (os.getuid(), ADMINISTRATOR) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _can_write(path: Path) -> bool:
@@ -92,6 +107,13 @@ def _can_write(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _has_files(path: Path) -> bool:
+    try:
+        return any(path.iterdir())
+    except OSError:
+        return False
 
 
 def _prune(base: Path, keep: Path) -> None:

@@ -1,13 +1,27 @@
 """Blocks whose codes index a table, as LLVM IR: IQ4_NL, IQ4_XS, IQ3_XXS, IQ3_S. See rwkv_edge.quant.iq."""
 # mypy: allow-untyped-defs, allow-untyped-calls
+from collections.abc import Callable
+
 import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
 from rwkv_edge.quant.grids import EVEN_SIGNS, IQ3_S_GRID, IQ3_XXS_GRID, IQ4_LEVELS
-from rwkv_edge_cpu.block_ir import BlockFormat, Parts, both, bytes_at, half, nibbles, right, spread_bits, word
-from rwkv_edge_cpu.dot_ir import join
-from rwkv_edge_cpu.vector_ir import F32, I8, I16, I32, I64, Target, at, call, constant, load, offset, splat, vector
+from rwkv_edge_cpu.dot_ir import join, pick
+from rwkv_edge_cpu.pieces_ir import (
+    BlockFormat,
+    Blocks,
+    Parts,
+    both,
+    bytes_at,
+    codes,
+    half,
+    halves,
+    right,
+    spread_bits,
+    word,
+)
+from rwkv_edge_cpu.vector_ir import F32, I8, I16, I32, I64, Target, at, call, constant, load, splat, vector
 
 
 def table(b: ir.IRBuilder, name: str, values: NDArray[np.uint32]) -> ir.Value:
@@ -22,19 +36,17 @@ def table(b: ir.IRBuilder, name: str, values: NDArray[np.uint32]) -> ir.Value:
 
 
 def level(b: ir.IRBuilder, cpu: Target, codes: ir.Value) -> ir.Value:
-    """<16 x i8> nibbles to the levels they stand for."""
-    levels = ir.Constant(vector(I8, 16), [int(x) for x in IQ4_LEVELS])
-    if cpu.byte_shuffle:
-        return call(b, cpu.byte_shuffle, codes.type, levels, codes)
-    result = constant(codes.type, int(IQ4_LEVELS[0]))
+    """Nibbles, a byte each, to the levels they stand for."""
+    n, known = codes.type.count, [int(x) for x in IQ4_LEVELS]
+    if n in cpu.byte_shuffles:
+        return call(b, cpu.byte_shuffles[n], codes.type, ir.Constant(codes.type, known * (n // 16)), codes)
+    if cpu.byte_shuffles:
+        return join(b, *(level(b, cpu, pick(b, codes, part)) for part in (range(n // 2), range(n // 2, n))))
+    result = constant(codes.type, known[0])
     for i in range(1, 16):
         reached = b.icmp_unsigned(">=", codes, constant(codes.type, i))
-        result = b.select(reached, constant(codes.type, int(IQ4_LEVELS[i])), result)
+        result = b.select(reached, constant(codes.type, known[i]), result)
     return result
-
-
-def levels(b: ir.IRBuilder, cpu: Target, packed: ir.Value) -> ir.Value:
-    return join(b, *(level(b, cpu, part) for part in nibbles(b, packed)))
 
 
 def shifts(b: ir.IRBuilder, x: ir.Value, step: int, mask: int) -> ir.Value:
@@ -43,72 +55,69 @@ def shifts(b: ir.IRBuilder, x: ir.Value, step: int, mask: int) -> ir.Value:
     return both(b, b.lshr(spread, ir.Constant(spread.type, [step * i for i in range(8)])), mask)
 
 
-def iq4_nl(b: ir.IRBuilder, cpu: Target, block: ir.Value) -> Parts:
-    return Parts([levels(b, cpu, bytes_at(b, block, 2, 16))], half(b, cpu, block, 0, 8))
+def iq4_nl(b: ir.IRBuilder, cpu: Target, blocks: Blocks) -> Parts:
+    nibbles = codes(b, blocks, [(2, 0), (2, 4)], 15)
+    return Parts([level(b, cpu, x) for x in nibbles], halves(b, cpu, blocks, 0))
 
 
-def iq4_xs(b: ir.IRBuilder, cpu: Target, block: ir.Value) -> Parts:
-    high = shifts(b, b.zext(word(b, block, 2, I16), I32), 2, 3)
-    scales = b.or_(shifts(b, word(b, block, 4), 4, 15), right(b, high, -4))
+def iq4_xs(b: ir.IRBuilder, cpu: Target, blocks: Blocks) -> Parts:
+    high = shifts(b, b.zext(word(b, blocks.base, 2, I16), I32), 2, 3)
+    scales = b.or_(shifts(b, word(b, blocks.base, 4), 4, 15), right(b, high, -4))
     scales = b.sitofp(b.sub(scales, constant(scales.type, 32)), vector(F32, 8))
-    codes = [levels(b, cpu, bytes_at(b, block, 8 + 16 * i, 16)) for i in range(8)]
-    return Parts(codes, b.fmul(scales, half(b, cpu, block, 0, 8)))
+    nibbles = codes(b, blocks, [(8 + 16 * (piece // 2), piece % 2 * 4) for piece in range(16)], 15)
+    return Parts([level(b, cpu, x) for x in nibbles], b.fmul(scales, half(b, cpu, blocks.base, 0, 8)))
 
 
-def magnitudes(b: ir.IRBuilder, grid: ir.Value, codes: list[ir.Value]) -> ir.Value:
-    """Eight codes to <32 x i8>: four magnitudes each."""
-    result = ir.Constant(vector(I32, 8), ir.Undefined)
-    for i, code in enumerate(codes):
-        result = b.insert_element(result, load(b, at(b, grid, code, 4), I32), ir.Constant(I32, i))
-    return b.bitcast(result, vector(I8, 32))
+def from_grid(b: ir.IRBuilder, blocks: Blocks, grid: ir.Value, index: Callable[[int], ir.Value], signs: ir.Value) -> list[ir.Value]:
+    """Vectors of codes: four magnitudes from each place `index(i)` of the grid; signs: <32 x i8>, a bit for each weight."""
+    n = blocks.width // 4
+    result = []
+    for first in range(0, 64, n):
+        words = ir.Constant(vector(I32, n), ir.Undefined)
+        for i in range(n):
+            words = b.insert_element(words, load(b, at(b, grid, index(first + i), 4), I32), ir.Constant(I32, i))
+        minus = spread_bits(b, pick(b, signs, range(first // 2, (first + n) // 2)), -1)
+        result.append(b.sub(b.xor(b.bitcast(words, minus.type), minus), minus))
+    return result
 
 
-def signed(b: ir.IRBuilder, magnitude: ir.Value, signs: ir.Value) -> ir.Value:
-    """signs: <4 x i8>, a bit for each weight."""
-    minus = spread_bits(b, signs, -1)
-    return b.sub(b.xor(magnitude, minus), minus)
-
-
-def iq3_xxs(b: ir.IRBuilder, cpu: Target, block: ir.Value) -> Parts:
+def iq3_xxs(b: ir.IRBuilder, cpu: Target, blocks: Blocks) -> Parts:
+    block = blocks.base
     grid = table(b, "iq3_xxs", IQ3_XXS_GRID.view(np.uint32)[:, 0])
-    words = load(b, offset(b, block, 66), vector(I32, 8))
+    words = word(b, block, 66, vector(I32, 8))
     scales = b.fadd(b.uitofp(right(b, words, 28), vector(F32, 8)), constant(vector(F32, 8), 0.5))
     scales = b.fmul(b.fmul(half(b, cpu, block, 0, 8), scales), constant(vector(F32, 8), 0.5))
-    codes = []
-    for run in range(8):
-        indexes = [b.zext(word(b, block, 2 + 8 * run + i, I8), I64) for i in range(8)]
-        codes.append(signed(b, magnitudes(b, grid, indexes), even_signs(b, word(b, block, 66 + 4 * run))))
-    return Parts(codes, scales)
+
+    def index(i: int) -> ir.Value:
+        return b.zext(word(b, block, 2 + i, I8), I64)
+
+    return Parts(from_grid(b, blocks, grid, index, even_signs(b, words)), scales)
 
 
-def even_signs(b: ir.IRBuilder, packed: ir.Value) -> ir.Value:
-    """Four sets of 7 signs; the eighth of each makes the number of minus signs even."""
+def even_signs(b: ir.IRBuilder, words: ir.Value) -> ir.Value:
+    """Four sets of 7 signs in each word; the eighth of each makes the number of minus signs even."""
     assert EVEN_SIGNS[1] == 0x81
-    fields = ir.Constant(vector(I32, 4), [0, 7, 14, 21])
-    seven = both(b, b.lshr(splat(b, packed, 4), fields), 127)
-    parity = seven
-    for shift in (4, 2, 1):
-        parity = b.xor(parity, right(b, parity, shift))
-    return b.trunc(b.or_(seven, right(b, parity, -7)), vector(I8, 4))
+    fields = [both(b, right(b, words, -i), 127 << 8 * i) for i in range(4)]
+    seven = b.bitcast(b.or_(b.or_(fields[0], fields[1]), b.or_(fields[2], fields[3])), vector(I8, 32))
+    return b.or_(seven, right(b, call(b, "llvm.ctpop.v32i8", seven.type, seven), -7))
 
 
-def iq3_s(b: ir.IRBuilder, cpu: Target, block: ir.Value) -> Parts:
+def iq3_s(b: ir.IRBuilder, cpu: Target, blocks: Blocks) -> Parts:
+    block = blocks.base
     grid = table(b, "iq3_s", IQ3_S_GRID.view(np.uint32)[:, 0])
-    codes = []
-    for run in range(8):
-        ninth = b.zext(word(b, block, 66 + run, I8), I64)
-        indexes = []
-        for i in range(8):
-            bit = both(b, right(b, ninth, i - 8), 256)
-            indexes.append(b.or_(b.zext(word(b, block, 2 + 8 * run + i, I8), I64), bit))
-        codes.append(signed(b, magnitudes(b, grid, indexes), bytes_at(b, block, 74 + 4 * run, 4)))
+    ninths = [b.zext(word(b, block, 66 + run, I8), I64) for run in range(8)]
+
+    def index(i: int) -> ir.Value:
+        return b.or_(b.zext(word(b, block, 2 + i, I8), I64), both(b, right(b, ninths[i // 8], i % 8 - 8), 256))
+
     odd = b.add(right(b, shifts(b, word(b, block, 106), 4, 15), -1), constant(vector(I32, 8), 1))
-    return Parts(codes, b.fmul(b.sitofp(odd, vector(F32, 8)), half(b, cpu, block, 0, 8)))
+    scales = b.fmul(b.sitofp(odd, vector(F32, 8)), half(b, cpu, block, 0, 8))
+    return Parts(from_grid(b, blocks, grid, index, bytes_at(b, block, 74, 32)), scales)
 
 
 CODEBOOKS: dict[str, BlockFormat] = {
-    "iq4_nl": BlockFormat(iq4_nl, None),
-    "iq4_xs": BlockFormat(iq4_xs, None),
-    "iq3_xxs": BlockFormat(iq3_xxs, None),
-    "iq3_s": BlockFormat(iq3_s, None),
+    "iq4_nl": BlockFormat("iq4_nl", iq4_nl),
+    "iq4_xs": BlockFormat("iq4_xs", iq4_xs),
+    "iq3_xxs": BlockFormat("iq3_xxs", iq3_xxs),
+    "iq3_s": BlockFormat("iq3_s", iq3_s),
 }

@@ -15,7 +15,6 @@ from numba.extending import intrinsic
 
 from rwkv_edge_cpu.vector_ir import (
     F32,
-    I32,
     I64,
     PLAIN,
     Load,
@@ -26,6 +25,7 @@ from rwkv_edge_cpu.vector_ir import (
     load,
     multiply_add,
     offset,
+    prefetch,
     splat,
     store,
     vector,
@@ -34,15 +34,6 @@ from rwkv_edge_cpu.vector_ir import (
 FAR = 1024  # bytes from row to row: beyond, the memory system does not find the next rows by itself
 TOGETHER = 4  # such rows whose products are added up before the sums in memory are touched
 CHAINS = 8  # sums in registers that do not wait for each other
-
-
-def prefetch(b: ir.IRBuilder, address: ir.Value) -> None:
-    """To be read soon. Any address will do, also one behind the file's end."""
-    kind = ir.IntType(8).as_pointer()
-    function = ir.FunctionType(ir.VoidType(), [kind, I32, I32, I32])
-    read, keep, data = (ir.Constant(I32, i) for i in (0, 3, 1))
-    hint = cgutils.get_or_insert_function(b.module, function, "llvm.prefetch.p0")
-    b.call(hint, [b.inttoptr(address, kind), read, keep, data])
 
 
 @dataclass(frozen=True, slots=True)

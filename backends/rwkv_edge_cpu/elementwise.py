@@ -16,9 +16,9 @@ def until_row_end(r, begin, end):
 
 
 @inlined
-def operand(r, which, begin, n):
-    """Elements `begin` to `begin + n` of an operand that may be a vector."""
-    return floats(r[which] + 4 * (begin % r[WIDTH] if r[SHARED] else begin), n)
+def operand(r, which, begin):
+    """The address of element `begin` of an operand that may be a vector."""
+    return r[which] + 4 * (begin % r[WIDTH] if r[SHARED] else begin)
 
 
 @kernel()
@@ -26,7 +26,7 @@ def add(record, frame, scratch, begin, end):
     r = int64s(record, N_FIELDS)
     while begin < end:
         n = until_row_end(r, begin, end)
-        y, a, b = floats(r[OUT] + 4 * begin, n), floats(r[A] + 4 * begin, n), operand(r, B, begin, n)
+        y, a, b = floats(r[OUT] + 4 * begin, n), floats(r[A] + 4 * begin, n), floats(operand(r, B, begin), n)
         for i in range(n):
             y[i] = a[i] + b[i]
         begin += n
@@ -37,7 +37,7 @@ def multiply(record, frame, scratch, begin, end):
     r = int64s(record, N_FIELDS)
     while begin < end:
         n = until_row_end(r, begin, end)
-        y, a, b = floats(r[OUT] + 4 * begin, n), floats(r[A] + 4 * begin, n), operand(r, B, begin, n)
+        y, a, b = floats(r[OUT] + 4 * begin, n), floats(r[A] + 4 * begin, n), floats(operand(r, B, begin), n)
         for i in range(n):
             y[i] = a[i] * b[i]
         begin += n
@@ -49,7 +49,7 @@ def lerp(record, frame, scratch, begin, end):
     while begin < end:
         n = until_row_end(r, begin, end)
         y, a, b = floats(r[OUT] + 4 * begin, n), floats(r[A] + 4 * begin, n), floats(r[B] + 4 * begin, n)
-        weight = operand(r, C, begin, n)
+        weight = floats(operand(r, C, begin), n)
         for i in range(n):
             y[i] = a[i] + (b[i] - a[i]) * weight[i]
         begin += n
@@ -65,51 +65,51 @@ def scale(record, frame, scratch, begin, end):
         y[i] = x[i] * factor
 
 
-@inlined
-def result_and_input(record, begin, end):
-    r = int64s(record, N_FIELDS)
-    return floats(r[OUT] + 4 * begin, end - begin), floats(r[A] + 4 * begin, end - begin)
-
-
 @kernel()
 def sigmoids(record, frame, scratch, begin, end):
-    y, x = result_and_input(record, begin, end)
-    for i in range(end - begin):
+    r, n = int64s(record, N_FIELDS), end - begin
+    y, x = floats(r[OUT] + 4 * begin, n), floats(r[A] + 4 * begin, n)
+    for i in range(n):
         y[i] = sigmoid(x[i])
 
 
 @kernel()
 def tanhs(record, frame, scratch, begin, end):
-    y, x = result_and_input(record, begin, end)
-    for i in range(end - begin):
+    r, n = int64s(record, N_FIELDS), end - begin
+    y, x = floats(r[OUT] + 4 * begin, n), floats(r[A] + 4 * begin, n)
+    for i in range(n):
         y[i] = tanh(x[i])
 
 
 @kernel()
 def silus(record, frame, scratch, begin, end):
-    y, x = result_and_input(record, begin, end)
-    for i in range(end - begin):
+    r, n = int64s(record, N_FIELDS), end - begin
+    y, x = floats(r[OUT] + 4 * begin, n), floats(r[A] + 4 * begin, n)
+    for i in range(n):
         y[i] = silu(x[i])
 
 
 @kernel()
 def relu_squareds(record, frame, scratch, begin, end):
-    y, x = result_and_input(record, begin, end)
-    for i in range(end - begin):
+    r, n = int64s(record, N_FIELDS), end - begin
+    y, x = floats(r[OUT] + 4 * begin, n), floats(r[A] + 4 * begin, n)
+    for i in range(n):
         y[i] = relu_squared(x[i])
 
 
 @kernel()
 def exp_neg_exps(record, frame, scratch, begin, end):
-    y, x = result_and_input(record, begin, end)
-    for i in range(end - begin):
+    r, n = int64s(record, N_FIELDS), end - begin
+    y, x = floats(r[OUT] + 4 * begin, n), floats(r[A] + 4 * begin, n)
+    for i in range(n):
         y[i] = exp_neg_exp(x[i])
 
 
 @kernel()
 def decay7s(record, frame, scratch, begin, end):
-    y, x = result_and_input(record, begin, end)
-    for i in range(end - begin):
+    r, n = int64s(record, N_FIELDS), end - begin
+    y, x = floats(r[OUT] + 4 * begin, n), floats(r[A] + 4 * begin, n)
+    for i in range(n):
         y[i] = decay7(x[i])
 
 
@@ -121,3 +121,7 @@ ACTIVATIONS: dict[str, Kernel] = {
     "exp_neg_exp": exp_neg_exps,
     "decay7": decay7s,
 }
+
+
+def activation(kind: str) -> Kernel:
+    return ACTIVATIONS[kind]

@@ -1,4 +1,5 @@
 """A compiled Plan: memory, threads, and the checks that compiled code does not make."""
+import ctypes
 import os
 import threading
 import time
@@ -12,12 +13,13 @@ from rwkv_edge.backend import Batch
 from rwkv_edge.errors import BackendError
 from rwkv_edge_cpu import layout, program
 from rwkv_edge_cpu.inputs import Inputs, address
-from rwkv_edge_cpu.interpreter import compiled_walk
-from rwkv_edge_cpu.intrinsics import CLOCK_TICKS
+from rwkv_edge_cpu.machine_code import address as code_address
 from rwkv_edge_cpu.pace import Pace
+from rwkv_edge_cpu.system import CLOCK_TICKS
 from rwkv_edge_cpu.team import Team
 
 CACHE_LINE = 64
+WALK = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 9)  # calls without holding the interpreter lock
 
 
 def aligned(nbytes: int) -> NDArray[np.uint8]:
@@ -58,7 +60,7 @@ class CpuExecutable:
         self._program: program.Program | None = program.build(plan, threads)
         self._n_ops = len(self._program.records)
         self._n_barriers = int(self._program.records[:, layout.BARRIER].sum())
-        self._walk = compiled_walk()
+        self._walk = WALK(code_address(program.WALK))
         self._records_at = address(self._program.records)
         self._inputs: Inputs | None = None
         self._shape: tuple[int, int, int] | None = None

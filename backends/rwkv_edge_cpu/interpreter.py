@@ -1,18 +1,12 @@
 """The compiled walk over the records: every thread runs `walk` once per step, and all meet at barriers."""
 # mypy: allow-untyped-defs, disable-error-code="call-arg"
-from functools import cache
-from typing import Any
-
-import numba
-from numba import types
-
-from rwkv_edge_cpu.intrinsics import CLOCK_TICKS, call_kernel, clock, fetch_add, int64s, load_acquire, pause, yield_core
-from rwkv_edge_cpu.jit import ELEMENTWISE, compiled, inlined
+from rwkv_edge_cpu.intrinsics import call_kernel, clock, fetch_add, int64s, load_acquire, pause, yield_core
+from rwkv_edge_cpu.jit import inlined, walker
 from rwkv_edge_cpu.layout import ABORT, ARRIVED, BARRIER, COUNTERS, GRAIN, KERNEL, N_FIELDS, UNITS, WAITED
+from rwkv_edge_cpu.system import CLOCK_TICKS
 
 SPINS = 100  # before looking at the clock: about a microsecond
 PATIENCE = CLOCK_TICKS // 30_000  # before giving the core away, which on a busy machine is for milliseconds
-WALK_SIGNATURE = types.int64(*[types.int64] * 9)
 
 
 @inlined
@@ -53,6 +47,7 @@ def share_pieces(taken, step, record, frame, scratch, worker, workers):
             piece = first + fetch_add(taken + step * owner, 1)
 
 
+@walker
 def walk(records, n_records, frame, control, scratch, worker, workers, arrived, times):
     """Do this worker's part of all ops. Addresses: records, frame, control, scratch. Returns 1 when done, 0 when aborted.
 
@@ -92,9 +87,3 @@ def walk(records, n_records, frame, control, scratch, worker, workers, arrived, 
     if times:
         int64s(times, 2 * n_records + 1)[2 * n_records] = clock()
     return 1
-
-
-@cache
-def compiled_walk() -> Any:
-    """`walk` as a function that Python calls without holding the interpreter lock."""
-    return compiled(numba.njit, walk, WALK_SIGNATURE, ELEMENTWISE, nogil=True)

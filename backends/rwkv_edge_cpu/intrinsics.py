@@ -1,6 +1,5 @@
 """What Numba's language lacks: memory by address, atomics, calls by address, bit casts."""
 # mypy: allow-untyped-defs, allow-untyped-calls
-import ctypes
 import sys
 import time
 from typing import Any
@@ -11,34 +10,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
+from rwkv_edge_cpu.system import CLOCK, YIELD, address_of
+
 I32, I64, F32, F64 = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
-YIELD = "rwkv_edge_yield"  # our own name for the system's "let others run", resolved when code is loaded
-CLOCK = "rwkv_edge_clock"  # likewise
-
-
-def _define_yield() -> Any:
-    if sys.platform == "win32":
-        function = ctypes.windll.kernel32.SwitchToThread
-    else:
-        function = ctypes.CDLL(None).sched_yield
-    binding.add_symbol(YIELD, ctypes.cast(function, ctypes.c_void_p).value)
-    return function
-
-
-def _define_clock() -> tuple[Any, int]:
-    """(the system's clock that never goes back, its ticks per second)."""
-    ticks = ctypes.c_int64(1_000_000_000)
-    if sys.platform == "win32":
-        function = ctypes.windll.kernel32.QueryPerformanceCounter
-        ctypes.windll.kernel32.QueryPerformanceFrequency(ctypes.byref(ticks))
-    else:
-        function = ctypes.CDLL(None).clock_gettime
-    binding.add_symbol(CLOCK, ctypes.cast(function, ctypes.c_void_p).value)
-    return function, ticks.value
-
-
-_system_yield = _define_yield()
-_system_clock, CLOCK_TICKS = _define_clock()
+for _name in (YIELD, CLOCK):
+    binding.add_symbol(_name, address_of(_name))  # Numba loads what it compiles, though only our images run
 
 
 def _view(dtype: Any) -> Any:
@@ -116,7 +92,7 @@ def yield_core(typingctx):
 
 @intrinsic
 def clock(typingctx):
-    """Now, in CLOCK_TICKS a second. Not a cycle counter: ARM lets no program read that."""
+    """Now, in CLOCK_TICKS (see system.py) a second. Not a cycle counter: ARM lets no program read that."""
 
     def codegen(context, builder, signature, args):
         now = cgutils.alloca_once(builder, I64, size=2)

@@ -1,21 +1,19 @@
 """Which instructions multiply bytes here. Chosen once, by the CPU that Numba compiles for, or by $RWKV_EDGE_ISA.
 
-The choice is made inside intrinsics, which Numba's cache does not see: its name is part of the cache directory's.
+Finding out what there is takes LLVM, so it is kept with the code; see `cache` for what that depends on.
 """
-# mypy: allow-untyped-defs, allow-untyped-calls
-import ctypes
 import os
 import sys
 from dataclasses import dataclass
 from functools import cache
 
-from llvmlite import binding
-from numba.core.registry import cpu_target
-
 from rwkv_edge.errors import BackendError
+from rwkv_edge_cpu import kept
+from rwkv_edge_cpu.cache import ISA_OVERRIDE as OVERRIDE
+from rwkv_edge_cpu.machine import AT_HWCAP, hardware_flags
 
-OVERRIDE = "RWKV_EDGE_ISA"
-AT_HWCAP, ASIMDDP = 16, 1 << 20
+KEPT_AS = "instruction sets"
+ASIMDDP = 1 << 20  # in AT_HWCAP
 
 # A dot product that every LLVM since 14 turns into the instruction, where its target has it.
 PROBE = """
@@ -45,11 +43,11 @@ class Isa:
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa("avx512vnni", 16, True, 16, 12),
+        Isa("avx512vnni", 16, True, 32, 4),
         Isa("avxvnni", 8, True, 8, 8),
         Isa("avx2", 8, False, 8, 4),
         Isa("neon_dotprod", 4, False, 8, 4),
-        Isa("neon", 4, False, 8, 4),
+        Isa("neon", 4, False, 8, 2),
         Isa("generic", 8, False, 8, 2),
     )
 }
@@ -70,6 +68,16 @@ def chosen() -> Isa:
 @cache
 def available() -> tuple[str, ...]:
     """Best first."""
+    known = kept.read(KEPT_AS)
+    if known is None:
+        known = " ".join(_of_this_machine()).encode()
+        kept.write(KEPT_AS, known)
+    return tuple(known.decode().split(" "))
+
+
+def _of_this_machine() -> list[str]:
+    from numba.core.registry import cpu_target
+
     triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
     enabled = set(features.split(","))
     names = []
@@ -79,12 +87,14 @@ def available() -> tuple[str, ...]:
         names += [name for name in ("avxvnni", "avx2") if f"+{name}" in enabled]
     elif triple.startswith(("aarch64", "arm64")):
         names += ["neon_dotprod"] * _has_dotprod(triple, cpu, features) + ["neon"]
-    return (*names, "generic")
+    return [*names, "generic"]
 
 
 def _has_dotprod(triple: str, cpu: str, features: str) -> bool:
     """Both must know it: an LLVM target without it ends the process, a core without it too."""
-    if sys.platform == "linux" and not ctypes.CDLL(None).getauxval(AT_HWCAP) & ASIMDDP:
+    from llvmlite import binding
+
+    if sys.platform == "linux" and not hardware_flags(AT_HWCAP) & ASIMDDP:
         return False
     machine = binding.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=2)
     return "sdot" in machine.emit_assembly(binding.parse_assembly(PROBE))

@@ -1,25 +1,34 @@
-"""Compile functions with Numba, once per machine: the result is kept in our own cache directory (see cache.py).
+"""How a kernel is defined, and compiled with Numba to an image of machine code.
 
-A kernel is compiled when its address is first asked for, so a model pays for the ops and formats that it uses.
+    @kernel()                                        a module of kernels: imports Numba, so nothing imports it but
+    def add(record, frame, scratch, begin, end): ... other such modules, and `machine_code` when its code is not in the cache
+
+    def row_kernel(format: str) -> Kernel:           one for each format, from a template
+        return kernel(REDUCTION)(specialized(template, format, dot=...))
+
+The program builder names them: kernel_name("elementwise.add"), kernel_name("quantized.row_kernel", format). An image holds
+nothing of Numba's: a kernel cannot raise, allocate or call Python, and of the system only what system.py lists.
 """
-import os
-import shutil
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+# mypy: allow-untyped-calls, allow-untyped-decorators, disable-error-code="assignment, misc, call-overload"
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import numba
+from llvmlite import binding, ir
 from numba import types
+from numba.core import compiler
+from numba.core.codegen import AOTCodeLibrary, JITCPUCodegen
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
 
 from rwkv_edge.errors import BackendError
 from rwkv_edge.quant.formats import FORMATS
-from rwkv_edge_cpu import isa
-from rwkv_edge_cpu.cache import cache_directory
+from rwkv_edge_cpu.image import Image
+from rwkv_edge_cpu.link import linked
 
 # Sums may be taken in any order. Never nnan or ninf: a NaN in a model file must reach the logits.
 REDUCTION = frozenset({"reassoc", "contract"})
@@ -27,34 +36,25 @@ ELEMENTWISE = frozenset({"contract"})
 
 KERNEL_SIGNATURE = types.void(*[types.int64] * 5)  # record, frame, scratch: addresses; begin, end: which units of the op
 DECODE_SIGNATURE = types.void(*[types.int64] * 7)  # source, stride_out, stride_in, rows, n, target, target_stride
-
-_lock = threading.RLock()  # numba.config belongs to the whole process
-
-
-def _new_lock() -> None:
-    global _lock
-    _lock = threading.RLock()
+WALK_SIGNATURE = types.int64(*[types.int64] * 9)
+ENTRY = "entry"
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)
-
-
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Kernel:
-    """A function that compiled code calls by address. Defined with `kernel` or `decoder`."""
+    """A function that compiled code calls by address. Its arguments are int64, its result is one or nothing."""
 
-    function: Callable[..., None]
+    function: Callable[..., Any]
     signature: Any
     fastmath: frozenset[str]
-    _compiled: Any = field(default=None, repr=False)
 
-    @property
-    def address(self) -> int:
-        """Of the machine code; compiles or loads it first."""
-        if self._compiled is None:
-            self._compiled = compiled(numba.cfunc, self.function, self.signature, self.fastmath)
-        return int(self._compiled.address)
+    def compiled(self) -> Image:
+        """Raises BackendError where it cannot be."""
+        try:
+            return linked(_object(self), ENTRY)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise BackendError(f"{self.function.__name__} cannot be compiled here: {reason}") from error
 
 
 def kernel(fastmath: frozenset[str] = ELEMENTWISE) -> Callable[[Callable[..., None]], Kernel]:
@@ -67,11 +67,13 @@ def decoder(function: Callable[..., None]) -> Kernel:
     return Kernel(function, DECODE_SIGNATURE, ELEMENTWISE)
 
 
-def specialized(template: Callable[..., None], format: str, **names: Any) -> Callable[..., None]:
-    """The template as a function of its own for one weight format: BLOCK_SIZE, BLOCK_BYTES and `names` are its globals.
+def walker(function: Callable[..., int]) -> Kernel:
+    """Decorates `interpreter.walk`."""
+    return Kernel(function, WALK_SIGNATURE, ELEMENTWISE)
 
-    It has its own name, because Numba's cache goes by qualified name.
-    """
+
+def specialized(template: Callable[..., None], format: str, **names: Any) -> Callable[..., None]:
+    """The template as a function of its own for one weight format: BLOCK_SIZE, BLOCK_BYTES and `names` are its globals."""
     size = FORMATS[format]
     names |= {"BLOCK_SIZE": size.block_size, "BLOCK_BYTES": size.block_bytes}
     function = FunctionType(template.__code__, template.__globals__ | names, f"{template.__name__}_{format}")
@@ -81,48 +83,73 @@ def specialized(template: Callable[..., None], format: str, **names: Any) -> Cal
 
 
 # For functions that kernels call: part of the caller, so a loop around them can become vector instructions.
-inlined = numba.njit(forceinline=True, error_model="numpy", fastmath=set(ELEMENTWISE))
+# Without Numba's counting of references (_nrt), which its own runtime would have to do: they cannot return arrays.
+inlined: Callable[..., Any] = numba.njit(forceinline=True, _nrt=False, error_model="numpy", fastmath=set(ELEMENTWISE))
 
 
-def compiled(
-    make: Callable[..., Any], function: Callable[..., Any], signature: Any, fastmath: frozenset[str], **more: Any
-) -> Any:
-    """`make(signature, ...)(function)` with the cache, or without it where the cache fails: a full disk, a damaged file."""
-    options = {"error_model": "numpy", "fastmath": set(fastmath), **more}
-    with _lock:
-        folder = _directory()
-        for attempt in (folder, folder, None):
-            try:
-                with _numba_cache_at(attempt):
-                    return make(signature, cache=attempt is not None, **options)(function)
-            except Exception as error:
-                if attempt is None:
-                    reason = f"{type(error).__name__}: {error}"
-                    raise BackendError(f"{function.__name__} cannot be compiled here: {reason}") from error
-                _empty(attempt)  # a damaged file would fail every time
-    raise AssertionError("unreachable")
+class _Codegen(JITCPUCodegen):
+    """Numba's own for this CPU, except that nothing is loaded."""
 
+    _library_class = AOTCodeLibrary
 
-def _empty(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):
-        folder.mkdir(mode=0o700)
+    def _add_module(self, module: Any) -> None:
+        pass
 
 
 @cache
-def _directory() -> Path | None:
-    return cache_directory(isa.chosen().name)
+def _context() -> Any:
+    return cpu_target.target_context.subtarget(_internal_codegen=_Codegen("rwkv_edge"))
 
 
-@contextmanager
-def _numba_cache_at(folder: Path | None) -> Iterator[None]:
-    """Within: functions decorated with cache=True are kept in `folder`. The host program's own Numba settings return after."""
-    ours = {"CACHE_DIR": str(folder or ""), "CACHE_LOCATOR_CLASSES": ""}
-    saved = {name: getattr(numba.config, name) for name in ours if hasattr(numba.config, name)}
-    try:
-        for name in saved:
-            setattr(numba.config, name, ours[name])
-        yield
-    finally:
-        for name, value in saved.items():
-            setattr(numba.config, name, value)
+@cache
+def _elf_machine() -> tuple[str, Any]:
+    """(triple, target machine) for this CPU and this system's calls, but ELF object files with relative references only."""
+    triple, cpu, features = _context().codegen().magic_tuple()
+    system = "pc-windows-msvc-elf" if sys.platform == "win32" else "unknown-linux-gnu"
+    if sys.platform == "darwin" and not triple.startswith("x86_64"):
+        features += ",+reserve-x18"  # which Apple's systems keep for themselves
+    triple = f"{triple.partition('-')[0]}-{system}"
+    target = binding.Target.from_triple(triple)
+    return triple, target.create_target_machine(cpu=cpu, features=features, opt=3, reloc="pic", codemodel="small")
+
+
+@global_compiler_lock
+def _object(kernel: Kernel) -> bytes:
+    """An object file with the function ENTRY, which is called as C functions are."""
+    context, signature = _context(), kernel.signature
+    flags = compiler.Flags()
+    options = {"nopython": True, "_nrt": False, "error_model": "numpy", "fastmath": set(kernel.fastmath)}
+    cpu_target.options.parse_as_flags(flags, options)
+    flags.no_cpython_wrapper = flags.no_cfunc_wrapper = flags.no_compile = True
+    library = context.codegen().create_library(kernel.function.__name__)
+    description = compiler.compile_extra(
+        cpu_target.typing_context, context, kernel.function, signature.args, signature.return_type, flags, {}, library=library
+    ).fndesc
+    library.add_ir_module(_entry(context, library, description))
+    library.get_function(description.llvm_func_name).linkage = "internal"
+    library.finalize()  # inlines, optimizes
+    triple, machine = _elf_machine()
+    module = binding.parse_bitcode(library.emit_bitcode())
+    module.triple, module.data_layout = triple, str(machine.target_data)
+    data: bytes = machine.emit_object(module)
+    return data
+
+
+def _entry(context: Any, library: Any, description: Any) -> ir.Module:
+    """Around the function as Numba calls it, which also returns whether it raised: a kernel never does."""
+    module = library.create_ir_module(ENTRY)
+    void = description.restype == types.void
+    kind = ir.FunctionType(ir.VoidType() if void else ir.IntType(64), [ir.IntType(64)] * len(description.argtypes))
+    entry = ir.Function(module, kind, ENTRY)
+    builder = ir.IRBuilder(entry.append_basic_block())
+    numbas = context.call_conv.get_function_type(description.restype, description.argtypes)
+    callee = ir.Function(module, numbas, description.llvm_func_name)
+    callee.attributes.add("alwaysinline")
+    _, result = context.call_conv.call_function(
+        builder, callee, description.restype, description.argtypes, entry.args
+    )
+    if void:
+        builder.ret_void()
+    else:
+        builder.ret(result)
+    return module

@@ -43,5 +43,5 @@ ARRIVED, ABORT, WAITED, COUNTERS = 0, 8, 16, 24
 TILE_ROWS = 4  # rows of a matrix that are decoded and multiplied at a time
 TILE_WIDTH = 1024  # weights of each: 16 KB in all, for a first cache of 32; a multiple of every block size
 TILE_STRIDE = TILE_WIDTH + 16  # floats; not a power of two, so that the rows do not compete for the same cache lines
-BYTE_TILE_FLOATS = 16 * TILE_WIDTH * 6 // 16 + 256  # of 16 rows of blocks: bytes, scales, offsets; see tile_ir.py
+BYTE_TILE_FLOATS = 32 * TILE_WIDTH * 6 // 16 + 32 * 12 + 32 * 112  # of 32 rows of blocks: bytes, scales, offsets; sums; pieces
 SCRATCH_FLOATS = max(TILE_ROWS * TILE_STRIDE + 64, BYTE_TILE_FLOATS)

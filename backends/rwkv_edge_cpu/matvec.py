@@ -6,20 +6,19 @@
 from functools import cache
 
 from rwkv_edge_cpu.column_ir import column_sums
-from rwkv_edge_cpu.intrinsics import floats, int64s
+from rwkv_edge_cpu.intrinsics import int64s
 from rwkv_edge_cpu.jit import REDUCTION, Kernel, kernel, specialized
 from rwkv_edge_cpu.layout import N_FIELDS, N_IN, OUT, STRIDE_IN, STRIDE_OUT, WEIGHT, A
-from rwkv_edge_cpu.vector_ir import plain_dot
+from rwkv_edge_cpu.plain_ir import ROWS, plain_dots
 
 BLOCK_BYTES = 0  # a weight's size; the templates' globals, see `jit.specialized`
-dot = sums = lambda *_: None
+dots = sums = lambda *_: None
 
 
 def rows_plain(record, frame, scratch, begin, end):
     r = int64s(record, N_FIELDS)
-    y = floats(r[OUT], end)
-    for i in range(begin, end):
-        y[i] = dot(r[WEIGHT] + i * r[STRIDE_OUT], r[A], r[N_IN])
+    for i in range(begin, end, ROWS):
+        dots(r[WEIGHT] + i * r[STRIDE_OUT], r[STRIDE_OUT], min(ROWS, end - i) - 1, r[A], r[N_IN], r[OUT] + 4 * i)
 
 
 def columns_plain(record, frame, scratch, begin, end):
@@ -29,7 +28,7 @@ def columns_plain(record, frame, scratch, begin, end):
 
 @cache
 def row_kernel(format: str) -> Kernel:
-    return kernel(REDUCTION)(specialized(rows_plain, format, dot=plain_dot(format)))
+    return kernel(REDUCTION)(specialized(rows_plain, format, dots=plain_dots(format)))
 
 
 @cache

@@ -10,12 +10,10 @@ from rwkv_edge import plan as p
 from rwkv_edge.errors import BackendError
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import FLOAT_STORAGE, Tensor
-from rwkv_edge_cpu import elementwise, layout, matvec, norms, quantized, rows, wkv
-from rwkv_edge_cpu.decode import decoder_of
-from rwkv_edge_cpu.jit import Kernel
-from rwkv_edge_cpu.matmul import matmul
+from rwkv_edge_cpu import layout
+from rwkv_edge_cpu.codes import activation_bytes
+from rwkv_edge_cpu.machine_code import KernelName, address, kernel_name
 from rwkv_edge_cpu.quantize_op import Quantize, with_bytes
-from rwkv_edge_cpu.quantized_ir import activation_bytes
 from rwkv_edge_cpu.schedule import in_phases, place_buffers
 
 BYTES_AT_ONCE = 32 << 10  # of weights that a thread takes at a time: a microsecond or more of work
@@ -34,7 +32,7 @@ class Lowering:
     grain: units a thread takes at a time, 0: fixed shares.
     """
 
-    kernel: Kernel | None
+    kernel: KernelName | None
     operands: tuple[str, ...]
     per: Per
     units: Callable[[Any], int]
@@ -70,25 +68,48 @@ def _channels(op: Any) -> int:
 
 
 LOWERINGS: dict[type, Lowering] = {
-    p.Embed: Lowering(rows.embed, (), "row", _one, _one),
-    p.SelectOutputs: Lowering(rows.select_outputs, ("x",), "row", _one, _one),
-    p.LayerNorm: Lowering(norms.normalize, ("x", "weight", "bias"), "row", _one, _one),
-    p.GroupNorm: Lowering(norms.normalize, ("x", "weight", "bias"), "row", _heads, _few_heads),
-    p.L2Normalize: Lowering(norms.l2_normalize, ("x",), "row", _heads, _few_heads),
-    p.HeadBonus: Lowering(norms.head_bonus, ("r", "k", "v", "weight"), "row", _heads, _few_heads),
-    p.TokenShift: Lowering(rows.token_shift, ("x",), "op", _width, _channels),
-    p.Lerp: Lowering(elementwise.lerp, ("a", "b", "weight"), "row", _width, _fixed),
-    p.Add: Lowering(elementwise.add, ("a", "b"), "row", _width, _fixed),
-    p.Multiply: Lowering(elementwise.multiply, ("a", "b"), "row", _width, _fixed),
-    p.Scale: Lowering(elementwise.scale, ("x",), "row", _width, _fixed),
+    p.Embed: Lowering(kernel_name("rows.embed"), (), "row", _one, _one),
+    p.SelectOutputs: Lowering(kernel_name("rows.select_outputs"), ("x",), "row", _one, _one),
+    p.LayerNorm: Lowering(kernel_name("norms.normalize"), ("x", "weight", "bias"), "row", _one, _one),
+    p.GroupNorm: Lowering(kernel_name("norms.normalize"), ("x", "weight", "bias"), "row", _heads, _few_heads),
+    p.L2Normalize: Lowering(kernel_name("norms.l2_normalize"), ("x",), "row", _heads, _few_heads),
+    p.HeadBonus: Lowering(kernel_name("norms.head_bonus"), ("r", "k", "v", "weight"), "row", _heads, _few_heads),
+    p.TokenShift: Lowering(kernel_name("rows.token_shift"), ("x",), "op", _width, _channels),
+    p.Lerp: Lowering(kernel_name("elementwise.lerp"), ("a", "b", "weight"), "row", _width, _fixed),
+    p.Add: Lowering(kernel_name("elementwise.add"), ("a", "b"), "row", _width, _fixed),
+    p.Multiply: Lowering(kernel_name("elementwise.multiply"), ("a", "b"), "row", _width, _fixed),
+    p.Scale: Lowering(kernel_name("elementwise.scale"), ("x",), "row", _width, _fixed),
     p.Activation: Lowering(None, ("x",), "row", _width, _fixed),
     p.MatMul: Lowering(None, ("x",), "op", _width, _one),
-    Quantize: Lowering(quantized.quantize, ("x",), "row", _runs, _fixed),
-    p.Wkv4: Lowering(wkv.wkv4, ("k", "v", "decay", "first"), "segment", _width, _channels),
-    p.Wkv6: Lowering(wkv.wkv6, ("r", "k", "v", "decay", "bonus"), "segment", _heads, _one),
-    p.Wkv7: Lowering(wkv.wkv7, ("r", "decay", "k", "v", "kk", "a"), "segment", _heads, _one),
+    Quantize: Lowering(kernel_name("quantized.quantize"), ("x",), "row", _runs, _fixed),
+    p.Wkv4: Lowering(kernel_name("wkv.wkv4"), ("k", "v", "decay", "first"), "segment", _width, _channels),
+    p.Wkv6: Lowering(kernel_name("wkv.wkv6"), ("r", "k", "v", "decay", "bonus"), "segment", _heads, _one),
+    p.Wkv7: Lowering(kernel_name("wkv.wkv7"), ("r", "decay", "k", "v", "kk", "a"), "segment", _heads, _one),
 }
 MAY_BE_SHARED = {p.Lerp: "weight", p.Add: "b", p.Multiply: "b", p.Wkv6: "decay"}
+
+
+WALK = kernel_name("interpreter.walk")
+MATMUL = kernel_name("matmul.matmul")  # weights of any strides
+
+
+def decoder_of(format: str) -> KernelName:
+    return kernel_name("decode.decoder_of", format)
+
+
+def matrix_kernels(format: str) -> tuple[KernelName, ...]:
+    """Of one row of x and of several, for blocks; of one row for floats that lie row by row, and column by column."""
+    blocks, floats = ("quantized.row_kernel", "quantized.tile_kernel"), ("matvec.row_kernel", "matvec.column_kernel")
+    names = floats if FORMATS[format].is_float else blocks
+    return tuple(kernel_name(name, format) for name in names)
+
+
+def every_kernel() -> list[KernelName]:
+    """Of all ops and formats."""
+    ops = [lowering.kernel for lowering in LOWERINGS.values() if lowering.kernel is not None]
+    activations = [kernel_name("elementwise.activation", kind) for kind in p.ACTIVATIONS]
+    matrices = [name for format in FORMATS for name in (decoder_of(format), *matrix_kernels(format))]
+    return list(dict.fromkeys([WALK, *ops, *activations, MATMUL, *matrices]))
 
 
 @dataclass(slots=True, eq=False)
@@ -167,10 +188,10 @@ def build(plan: p.Plan, threads: int) -> Program:
         units[i] = lowering.units(op)
         one, several = lowering.kernel, lowering.kernel
         if isinstance(op, p.Activation):
-            one = several = elementwise.ACTIVATIONS[op.kind]
+            one = several = kernel_name("elementwise.activation", op.kind)
         elif isinstance(op, p.Embed):
             _place_weight(records[i], op.weight, kept)
-            records[i, layout.DECODE] = decoder_of(op.weight.format).address
+            records[i, layout.DECODE] = address(decoder_of(op.weight.format))
         elif isinstance(op, p.MatMul):
             _place_weight(records[i], op.weight, kept)
             one, several = _matrix_kernels(records[i], op.weight.format)
@@ -180,7 +201,7 @@ def build(plan: p.Plan, threads: int) -> Program:
             records[i, layout.ZERO], records[i, layout.GROUP] = op.zero, op.group
         assert one is not None
         assert several is not None
-        single[i], many[i] = one.address, several.address
+        single[i], many[i] = address(one), address(several)
     pers = [LOWERINGS[type(op)].per for op in plan.ops]
     vocabularies = [op.weight.shape[0] for op in plan.ops if isinstance(op, p.Embed)]
     return Program(
@@ -241,18 +262,18 @@ def _place_weight(record: NDArray[np.int64], weight: Tensor, kept: list[NDArray[
     record[layout.N_IN] = weight.shape[1]
 
 
-def _matrix_kernels(record: NDArray[np.int64], format: str) -> tuple[Kernel, Kernel]:
+def _matrix_kernels(record: NDArray[np.int64], format: str) -> tuple[KernelName, KernelName]:
     """For a single row of x, and for more."""
-    block = FORMATS[format]
+    block, kernels = FORMATS[format], matrix_kernels(format)
     if not block.is_float:
         record[layout.X_STRIDE] = activation_bytes(int(record[layout.N_IN]))
-        return quantized.row_kernel(format), quantized.tile_kernel(format)
-    record[layout.DECODE] = decoder_of(format).address
+        return kernels[0], kernels[1]
+    record[layout.DECODE] = address(decoder_of(format))
     if record[layout.STRIDE_IN] == block.block_bytes:
-        return matvec.row_kernel(format), matmul
+        return kernels[0], MATMUL
     if record[layout.STRIDE_OUT] == block.block_bytes:
-        return matvec.column_kernel(format), matmul
-    return matmul, matmul
+        return kernels[1], MATMUL
+    return MATMUL, MATMUL
 
 
 def _rows_at_once(weight: Tensor, threads: int) -> int:
@@ -260,4 +281,4 @@ def _rows_at_once(weight: Tensor, threads: int) -> int:
     n_out = weight.shape[0]
     enough = BYTES_AT_ONCE * n_out // max(1, weight.nbytes)
     fair = n_out // (threads * PIECES_PER_THREAD)
-    return max(1, min(enough, fair) // 16) * 16
+    return max(1, min(enough, fair) // 32) * 32

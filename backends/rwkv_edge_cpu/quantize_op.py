@@ -2,7 +2,7 @@
 from dataclasses import dataclass, replace
 
 from rwkv_edge import plan as p
-from rwkv_edge_cpu.quantized_ir import BLOCKS, activation_bytes, zero_of
+from rwkv_edge_cpu.codes import CODES, activation_bytes, zero_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,8 +21,8 @@ def with_bytes(plan: p.Plan) -> p.Plan:
     buffers = list(plan.buffers)
     made: dict[tuple[int, int, int], p.Buffer] = {}
     for op in plan.ops:
-        if isinstance(op, p.MatMul) and op.weight.format in BLOCKS:
-            zero, group = zero_of(op.weight.format), BLOCKS[op.weight.format].group
+        if isinstance(op, p.MatMul) and op.weight.format in CODES:
+            zero, group = zero_of(op.weight.format), CODES[op.weight.format].group
             key = op.x.index, zero, group
             if key not in made:
                 made[key] = p.Buffer(len(buffers), activation_bytes(op.x.width) // 4, op.x.per_output)

@@ -6,7 +6,7 @@ One function per format, made when it is first used from the templates here: the
 from functools import cache
 
 from rwkv_edge_cpu.intrinsics import floats, int64s
-from rwkv_edge_cpu.jit import REDUCTION, Kernel, decoder, kernel, specialized
+from rwkv_edge_cpu.jit import REDUCTION, Kernel, decoder, inlined, kernel, specialized
 from rwkv_edge_cpu.layout import (
     GROUP,
     N_FIELDS,
@@ -21,11 +21,15 @@ from rwkv_edge_cpu.layout import (
     ZERO,
     A,
 )
-from rwkv_edge_cpu.quantized_ir import BLOCKS, block_decode, block_dot, quantize_run, zero_of
-from rwkv_edge_cpu.tile_ir import block_tile, block_unpack, tile_shape
+from rwkv_edge_cpu.quantized_ir import BLOCKS, block_decode, quantize_run
+from rwkv_edge_cpu.row_ir import block_dot
+from rwkv_edge_cpu.tile_ir import block_tile, block_unpack, prefetch_bytes, tile_shape, transpose
 
-BLOCK_SIZE = BLOCK_BYTES = 0  # templates' globals, see `jit.specialized`
-decode_blocks = dot_row = unpack_row = multiply_tile = lambda *_: None
+PIECE = 256  # weights of each row that are unpacked before they are sorted into a tile; a multiple of every block size
+PIECE_BYTES = PIECE + 2 * PIECE // 4 + 64  # with scales and offsets; not a power of two
+
+BLOCK_SIZE = BLOCK_BYTES = GROUP_SIZE = HAS_OFFSETS = 0  # templates' globals, see `jit.specialized`
+decode_blocks = dot_row = unpack_row = unpack_tile = multiply_tile = lambda *_: None
 
 
 @kernel()
@@ -52,33 +56,45 @@ def rows_of(record, frame, scratch, begin, end):
         y[i] = dot_row(r[WEIGHT] + i * r[STRIDE_OUT], r[A], r[N_IN])
 
 
+def unpack_tile(r, row, n_rows, k, n, scratch, codes, scales, offsets):
+    """Weights k to k + n of some rows as a tile, a piece at a time: small enough to stay in the first cache in between."""
+    tile_rows, _ = tile_shape()
+    ahead = TILE_WIDTH if k + TILE_WIDTH < r[N_IN] else 0
+    ahead = ahead // BLOCK_SIZE * BLOCK_BYTES if ahead else tile_rows * r[STRIDE_OUT] - k // BLOCK_SIZE * BLOCK_BYTES
+    for done in range(0, n, PIECE):
+        m = min(PIECE, n - done)
+        groups = m // GROUP_SIZE
+        source = r[WEIGHT] + row * r[STRIDE_OUT] + (k + done) // BLOCK_SIZE * BLOCK_BYTES
+        for i in range(tile_rows):  # rows that are not there: the last one again
+            piece = scratch + i * PIECE_BYTES
+            at_row = source + min(i, n_rows - 1) * r[STRIDE_OUT]
+            prefetch_bytes(at_row + ahead, m // BLOCK_SIZE * BLOCK_BYTES)
+            unpack_row(at_row, m // BLOCK_SIZE, piece, piece + PIECE, piece + PIECE + PIECE // 4)
+        transpose(scratch, PIECE_BYTES, (m + 15) // 16, codes + done * tile_rows)
+        at_group = 4 * (done // GROUP_SIZE) * tile_rows
+        transpose(scratch + PIECE, PIECE_BYTES, (groups + 3) // 4, scales + at_group)
+        if HAS_OFFSETS:
+            transpose(scratch + PIECE + PIECE // 4, PIECE_BYTES, (groups + 3) // 4, offsets + at_group)
+
+
 def tiles_of(record, frame, scratch, begin, end):
     """A: activation rows as bytes. Rows of the weight are unpacked once, a tile at a time, for all of these."""
     r = int64s(record, N_FIELDS)
     tile_rows, tile_tokens = tile_shape()
-    if r[ROWS] < tile_tokens:  # unpacking would take longer than it saves
-        for i in range(begin, end):
-            for t in range(r[ROWS]):
-                floats(r[OUT] + 4 * t * r[WIDTH], end)[i] = dot_row(
-                    r[WEIGHT] + i * r[STRIDE_OUT], r[A] + t * r[X_STRIDE], r[N_IN]
-                )
-        return
     codes = scratch
     scales = codes + tile_rows * TILE_WIDTH
     offsets = scales + tile_rows * TILE_WIDTH // 4
     sums = offsets + tile_rows * TILE_WIDTH // 4
+    pieces = sums + 4 * tile_rows * tile_tokens
     for row in range(begin, end, tile_rows):
         n_rows = min(tile_rows, end - row)
         for k in range(0, r[N_IN], TILE_WIDTH):
             n = min(TILE_WIDTH, r[N_IN] - k)
-            for i in range(tile_rows):  # rows that are not there: the last one again
-                source = r[WEIGHT] + (row + min(i, n_rows - 1)) * r[STRIDE_OUT] + k // BLOCK_SIZE * BLOCK_BYTES
-                unpack_row(source, n // BLOCK_SIZE, codes + 4 * i, scales + 4 * i, offsets + 4 * i)
-            for begin_t in range(0, r[ROWS], tile_tokens):
-                t = min(begin_t, r[ROWS] - tile_tokens)  # the last tile of tokens overlaps the one before
-                x = r[A] + t * r[X_STRIDE]
-                multiply_tile(codes, scales, offsets, x, r[X_STRIDE], r[N_IN], k // 32, n // 32, sums)
-                for j in range(begin_t - t, tile_tokens):
+            unpack_tile(r, row, n_rows, k, n, pieces, codes, scales, offsets)
+            for t in range(0, r[ROWS], tile_tokens):
+                x, n_tokens = r[A] + t * r[X_STRIDE], min(tile_tokens, r[ROWS] - t)
+                multiply_tile(codes, scales, offsets, x, r[X_STRIDE], n_tokens - 1, r[N_IN], k // 32, n // 32, sums)
+                for j in range(n_tokens):
                     out = floats(r[OUT] + 4 * ((t + j) * r[WIDTH] + row), n_rows)
                     total = floats(sums + 4 * tile_rows * j, n_rows)
                     for i in range(n_rows):
@@ -99,8 +115,7 @@ def row_kernel(format: str) -> Kernel:
 @cache
 def tile_kernel(format: str) -> Kernel:
     """For several rows x."""
-    names = {"dot_row": block_dot(format), "unpack_row": block_unpack(format), "multiply_tile": block_tile(format)}
-    return kernel(REDUCTION)(specialized(tiles_of, format, **names))
-
-
-__all__ = ["BLOCKS", "decode_kernel", "quantize", "row_kernel", "tile_kernel", "zero_of"]
+    block = BLOCKS[format]
+    names = {"GROUP_SIZE": block.group, "HAS_OFFSETS": block.has_offsets, "unpack_row": block_unpack(format)}
+    unpack = inlined(specialized(unpack_tile, format, **names))
+    return kernel(REDUCTION)(specialized(tiles_of, format, unpack_tile=unpack, multiply_tile=block_tile(format)))

@@ -1,12 +1,14 @@
 """Products of blocks with activations rounded to bytes, as LLVM IR: what all block formats share.
 
-An activation row [n] as bytes (see `activation_bytes`), its parts one behind the other; a run is 32 of them, a group as many
+An activation row [n] as bytes (of `activation_bytes`), its parts one behind the other; a run is 32 of them, a group as many
 as the weight format has under one scale:
     bytes     int8 [n], from -127 to 127
     scales    float32 [n / 32], of each run
     starts    int32 [n / 4]: -zero times the sum of four bytes; what a row product, which takes codes as they are, starts from
     sums      float32 [n / 16]: scale times the sum of each group's bytes, for the weights' offsets
     origins   int32 [n / 16]: -zero times the sum of each group's bytes; what a tile starts from
+    pairs     int32 [n / 8]: the first and the second half of each run's starts, added
+    pieces    int8 [n]: the bytes as blocks side by side take them: of `side_by_side` runs the first 16, then the second 16
 """
 # mypy: allow-untyped-defs, allow-untyped-calls
 from typing import Any
@@ -18,9 +20,11 @@ from numba.extending import intrinsic
 
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu import isa
-from rwkv_edge_cpu.block_ir import ARITHMETIC, RUN, BlockFormat
+from rwkv_edge_cpu.block_ir import ARITHMETIC
 from rwkv_edge_cpu.codebook_ir import CODEBOOKS
+from rwkv_edge_cpu.codes import ORIGINS, PAIRS, PIECE, PIECES, RUN, SCALES, STARTS, SUMS, side_by_side
 from rwkv_edge_cpu.dot_ir import dot, join, pick
+from rwkv_edge_cpu.pieces_ir import BlockFormat
 from rwkv_edge_cpu.vector_ir import (
     F32,
     I8,
@@ -31,18 +35,14 @@ from rwkv_edge_cpu.vector_ir import (
     call,
     constant,
     load,
-    multiply_add,
     offset,
     splat,
     store,
-    sum_of_lanes,
     vector,
 )
 
 BLOCKS: dict[str, BlockFormat] = ARITHMETIC | CODEBOOKS
 LANES = 8  # sums of four products in a run
-# Where the parts of an activation row begin, in eighths of n bytes.
-SCALES, STARTS, SUMS, ORIGINS, END = 8, 9, 17, 19, 21
 ROUND = 1.5 * 2.0**23  # added and taken away: rounds to whole numbers, halves to even
 
 
@@ -50,38 +50,11 @@ def part_of(b: ir.IRBuilder, x: ir.Value, n: ir.Value, eighths: int) -> ir.Value
     return b.add(x, b.mul(b.udiv(n, ir.Constant(I64, 8)), ir.Constant(I64, eighths)))
 
 
-def activation_bytes(n: int) -> int:
-    """Bytes of an activation row of n numbers, a whole number of cache lines."""
-    return -(-n * END // 8 // 64) * 64
-
-
-def zero_of(name: str) -> int:
-    """The code of weight zero, as the products see it."""
-    zero = BLOCKS[name].zero
-    if zero is None:
-        return 128 if isa.chosen().unsigned else 0
-    return zero
-
-
 def product_bytes(b: ir.IRBuilder, name: str, codes: ir.Value) -> ir.Value:
     """Codes as the product of this machine takes them."""
     if BLOCKS[name].zero is None and isa.chosen().unsigned:
         return b.xor(codes, constant(codes.type, -128))
     return codes
-
-
-def _spread(b: ir.IRBuilder, name: str, values: ir.Value, run: int) -> ir.Value:
-    """The scales of a run's groups, each over its share of LANES lanes."""
-    if FORMATS[name].block_size == RUN:
-        return values
-    per_run = RUN // BLOCKS[name].group
-    return pick(b, values, [run * per_run + i * per_run // LANES for i in range(LANES)])
-
-
-def _per_group(b: ir.IRBuilder, name: str, per_run: ir.Value) -> ir.Value:
-    if BLOCKS[name].group == RUN:
-        return per_run
-    return pick(b, per_run, [i // 2 for i in range(2 * per_run.type.count)])
 
 
 def block_decode(name: str) -> Any:
@@ -98,89 +71,18 @@ def block_decode(name: str) -> Any:
                 out = at(b, target, loop.index, 4 * size.block_size)
                 for i in range(size.block_size // LANES):
                     run, first = i * LANES // RUN, i * LANES % RUN
-                    group = range(first * LANES // RUN, first * LANES // RUN + 1)  # a lane of the run's scales
+                    group = [i * LANES // format.group] * LANES
                     codes = pick(b, parts.codes[run], range(first, first + LANES))
                     lanes = b.sub(b.sext(codes, vector(I32, LANES)), constant(vector(I32, LANES), format.zero or 0))
-                    scale = pick(b, _spread(b, name, parts.scales, run), list(group) * LANES)
-                    value = b.fmul(b.sitofp(lanes, wide), scale)
+                    value = b.fmul(b.sitofp(lanes, wide), pick(b, parts.scales, group))
                     if parts.offsets is not None:
-                        value = b.fadd(value, pick(b, _spread(b, name, parts.offsets, run), list(group) * LANES))
+                        value = b.fadd(value, pick(b, parts.offsets, group))
                     store(b, value, offset(b, out, 4 * LANES * i))
             return context.get_dummy_value()
 
         return types.void(types.int64, types.int64, types.int64), codegen
 
     return decode
-
-
-def block_dot(name: str) -> Any:
-    """An intrinsic dot(row, x, n): a row of weights [n] times an activation row as bytes."""
-    size = FORMATS[name]
-    together = max(1, 128 // size.block_size)  # blocks: enough work that does not wait for other work
-    n_sums = 4
-
-    @intrinsic
-    def row_dot(typingctx, row, x, n):
-        def codegen(context, b, signature, args):
-            row, x, n = args
-            cpu = Target.of(context)
-            sums = [cgutils.alloca_once_value(b, constant(vector(F32, LANES), 0.0)) for _ in range(n_sums)]
-            rest = cgutils.alloca_once_value(b, constant(vector(F32, LANES), 0.0))
-            blocks = b.udiv(n, ir.Constant(I64, size.block_size))
-            whole = b.udiv(blocks, ir.Constant(I64, together))
-            with cgutils.for_range(b, whole, intp=I64) as loop:
-                first = b.mul(loop.index, ir.Constant(I64, together))
-                for i in range(together):
-                    totals = sums[i % n_sums :] + sums[: i % n_sums]
-                    _add_block(b, cpu, name, row, x, n, b.add(first, ir.Constant(I64, i)), totals, rest)
-            with cgutils.for_range(b, blocks, start=b.mul(whole, ir.Constant(I64, together)), intp=I64) as loop:
-                _add_block(b, cpu, name, row, x, n, loop.index, sums, rest)
-            total = b.load(rest)
-            for one in sums:
-                total = b.fadd(total, b.load(one))
-            return sum_of_lanes(b, total)
-
-        return types.float32(types.int64, types.int64, types.int64), codegen
-
-    return row_dot
-
-
-def _add_block(b, cpu, name, row, x, n, index, sums, rest):
-    """Add a block's products to `sums`, in turn for each run, and those of its offsets to `rest`."""
-    size, format = FORMATS[name], BLOCKS[name]
-    runs = size.block_size // RUN
-    parts = format.unpack(b, cpu, at(b, row, index, size.block_bytes))
-    first_run = b.mul(index, ir.Constant(I64, runs))
-    bytes_, scales = at(b, x, first_run, RUN), at(b, part_of(b, x, n, SCALES), first_run, 4)
-    starts = at(b, part_of(b, x, n, STARTS), first_run, RUN)
-    if runs == 1:
-        factors = b.fmul(parts.scales, splat(b, load(b, scales, F32), LANES))
-    else:
-        factors = b.fmul(parts.scales, _per_group(b, name, load(b, scales, vector(F32, runs))))
-    for run, codes in enumerate(parts.codes):
-        if zero_of(name):
-            start = load(b, offset(b, starts, RUN * run), vector(I32, LANES))
-        else:
-            start = constant(vector(I32, LANES), 0)
-        factor = load(b, offset(b, bytes_, RUN * run), vector(I8, RUN))
-        product = dot(b, isa.chosen(), start, product_bytes(b, name, codes), factor)
-        total = sums[run % len(sums)]
-        value = b.sitofp(product, vector(F32, LANES))
-        b.store(multiply_add(b, value, _spread(b, name, factors, run), b.load(total)), total)
-    if parts.offsets is not None:
-        _add_offsets(b, name, parts.offsets, at(b, part_of(b, x, n, SUMS), first_run, 4 * RUN // format.group), rest)
-
-
-def _add_offsets(b, name, offsets, sums, rest):
-    groups = FORMATS[name].block_size // BLOCKS[name].group
-    if groups == 1:  # equal lanes: take one
-        one = b.insert_element(constant(vector(F32, LANES), 0.0), load(b, sums, F32), ir.Constant(I32, 0))
-        b.store(multiply_add(b, offsets, one, b.load(rest)), rest)
-        return
-    values = load(b, sums, vector(F32, groups))
-    for i in range(0, groups, LANES):
-        lanes = range(i, i + LANES)
-        b.store(multiply_add(b, pick(b, offsets, lanes), pick(b, values, lanes), b.load(rest)), rest)
 
 
 @intrinsic
@@ -208,6 +110,7 @@ def quantize_run(typingctx, x, row, n, run, zero, group):
             rounded.append(b.sub(b.bitcast(moved, whole), constant(whole, 0x4B400000)))
         codes = b.trunc(join(b, join(b, rounded[0], rounded[1]), join(b, rounded[2], rounded[3])), vector(I8, RUN))
         store(b, codes, at(b, row, run, RUN))
+        _store_pieces(b, part_of(b, row, n, PIECES), run, codes)
         store(b, scale, at(b, part_of(b, row, n, SCALES), run, 4))
         _store_sums(b, row, n, run, b.trunc(zero, I32), group, codes, scale)
         return context.get_dummy_value()
@@ -215,11 +118,21 @@ def quantize_run(typingctx, x, row, n, run, zero, group):
     return types.void(*[types.int64] * 6), codegen
 
 
+def _store_pieces(b, pieces, run, codes):
+    together = ir.Constant(I64, side_by_side())
+    base = b.add(at(b, pieces, b.sub(run, b.urem(run, together)), RUN), b.mul(b.urem(run, together), ir.Constant(I64, PIECE)))
+    for i in range(2):
+        store(b, pick(b, codes, range(PIECE * i, PIECE * (i + 1))), offset(b, base, PIECE * side_by_side() * i))
+
+
 def _store_sums(b, row, n, run, zero, group, codes, scale):
     ones = constant(codes.type, 1)
     fours = dot(b, isa.chosen(), constant(vector(I32, LANES), 0), ones, codes)
     minus = b.neg(zero)
-    store(b, b.mul(fours, splat(b, minus, LANES)), at(b, part_of(b, row, n, STARTS), run, RUN))
+    starts = b.mul(fours, splat(b, minus, LANES))
+    store(b, starts, at(b, part_of(b, row, n, STARTS), run, RUN))
+    pairs = b.add(*(pick(b, starts, range(i, i + 4)) for i in (0, 4)))
+    store(b, pairs, at(b, part_of(b, row, n, PAIRS), run, PIECE))
     eights = b.add(pick(b, fours, range(0, LANES, 2)), pick(b, fours, range(1, LANES, 2)))
     halves = b.add(pick(b, eights, (0, 2)), pick(b, eights, (1, 3)))
     whole = b.add(pick(b, halves, (0,)), pick(b, halves, (1,)))

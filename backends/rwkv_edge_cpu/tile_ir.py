@@ -12,34 +12,34 @@ from numba.extending import intrinsic
 
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu import isa
-from rwkv_edge_cpu.block_ir import RUN
-from rwkv_edge_cpu.dot_ir import dot
-from rwkv_edge_cpu.quantized_ir import BLOCKS, ORIGINS, SCALES, SUMS, part_of, product_bytes, zero_of
+from rwkv_edge_cpu.codes import ORIGINS, SCALES, SUMS, zero_of
+from rwkv_edge_cpu.dot_ir import dot, join
+from rwkv_edge_cpu.neon_ir import NEON, add_words
+from rwkv_edge_cpu.pieces_ir import RUN
+from rwkv_edge_cpu.quantized_ir import BLOCKS, part_of, product_bytes
 from rwkv_edge_cpu.vector_ir import F32, I8, I32, I64, Target, at, constant, load, multiply_add, offset, splat, store, vector
+
+SQUARE = 4  # words, of as many rows
 
 
 def block_unpack(name: str) -> Any:
-    """An intrinsic unpack(source, n, codes, scales, offsets): n blocks of a row into a tile, from its place on."""
+    """An intrinsic unpack(source, n, codes, scales, offsets): n blocks of a row, one behind the other."""
     size, format = FORMATS[name], BLOCKS[name]
 
     @intrinsic
     def unpack(typingctx, source, n, codes, scales, offsets):
         def codegen(context, b, signature, args):
             source, n, codes, scales, offsets = args
-            step = 4 * isa.chosen().rows  # from one word of the row to the next
             groups = size.block_size // format.group
             with cgutils.for_range(b, n, intp=I64) as loop:
                 parts = format.unpack(b, Target.of(context), at(b, source, loop.index, size.block_bytes))
                 for run, value in enumerate(parts.codes):
-                    words = b.bitcast(product_bytes(b, name, value), vector(I32, RUN // 4))
-                    target = at(b, codes, loop.index, size.block_size // 4 * step)
-                    for i in range(RUN // 4):
-                        word = b.extract_element(words, ir.Constant(I32, i))
-                        store(b, word, offset(b, target, step * (RUN // 4 * run + i)))
+                    target = at(b, codes, loop.index, size.block_size)
+                    store(b, product_bytes(b, name, value), offset(b, target, RUN * run))
                 for values, base in ((parts.scales, scales), (parts.offsets, offsets)):
-                    for i in range(groups if values is not None else 0):
-                        value = b.extract_element(values, ir.Constant(I32, i))
-                        store(b, value, offset(b, at(b, base, loop.index, groups * step), i * step))
+                    if values is not None:
+                        one = b.extract_element(values, ir.Constant(I32, 0)) if groups == 1 else values
+                        store(b, one, at(b, base, loop.index, 4 * groups))
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 5), codegen
@@ -47,66 +47,146 @@ def block_unpack(name: str) -> Any:
     return unpack
 
 
-def block_tile(name: str) -> Any:
-    """An intrinsic tile(codes, scales, offsets, x, x_stride, n, first, runs, sums).
+@intrinsic
+def prefetch_bytes(typingctx, address, n):
+    """To be read soon: the lines of these n bytes, to the second cache. Any address will do, also behind the file's end."""
 
-    sums[j, i] = row i of the tile times activation row j: isa.tokens by isa.rows sums over `runs` runs.
+    def codegen(context, b, signature, args):
+        kind = I8.as_pointer()
+        function = ir.FunctionType(ir.VoidType(), [kind, I32, I32, I32])
+        hint = cgutils.get_or_insert_function(b.module, function, "llvm.prefetch.p0")
+        lines = b.udiv(b.add(args[1], ir.Constant(I64, 63)), ir.Constant(I64, 64))
+        with cgutils.for_range(b, lines, intp=I64) as loop:
+            b.call(hint, [b.inttoptr(at(b, args[0], loop.index, 64), kind), *(ir.Constant(I32, i) for i in (0, 2, 1))])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def transpose(typingctx, source, stride, n, target):
+    """target[k, i] = source[i, k]: words of four bytes, isa.rows rows of 4 * n words, `stride` bytes from row to row."""
+
+    def codegen(context, b, signature, args):
+        source, stride, n, target = args
+        rows, lanes = isa.chosen().rows, isa.chosen().native
+        starts = [b.add(source, b.mul(stride, ir.Constant(I64, i))) for i in range(rows)]
+        with cgutils.for_range(b, n, intp=I64) as loop:
+            squares = [load(b, at(b, start, loop.index, 4 * SQUARE), vector(I32, SQUARE)) for start in starts]
+            for first in range(0, rows, lanes):
+                # Rows 0, 4, 8, ... side by side, then rows 1, 5, 9, ...: each run of four lanes is a square of its own.
+                columns = [_joined(b, squares[first + i : first + lanes : SQUARE]) for i in range(SQUARE)]
+                for k, column in enumerate(_transposed_squares(b, columns)):
+                    place = at(b, target, loop.index, 4 * rows * SQUARE)
+                    store(b, column, offset(b, place, 4 * (rows * k + first)))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), codegen
+
+
+def _joined(b, parts):
+    while len(parts) > 1:
+        parts = [join(b, x, y) for x, y in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def _transposed_squares(b, columns):
+    """Four vectors whose runs of four lanes are the rows of squares: the same with their columns."""
+    lanes = columns[0].type.count
+
+    def chosen(x, y, pattern):
+        """In each run of four lanes, these: 0 to 3 of x, 4 to 7 of y."""
+        numbers = [run + i if i < SQUARE else run + i - SQUARE + lanes for run in range(0, lanes, SQUARE) for i in pattern]
+        return b.shuffle_vector(x, y, ir.Constant(vector(I32, lanes), numbers))
+
+    low, high = (0, 4, 1, 5), (2, 6, 3, 7)
+    pairs = [[chosen(columns[i], columns[i + 1], half) for half in (low, high)] for i in (0, 2)]
+    return [chosen(pairs[0][half], pairs[1][half], pattern) for half in (0, 1) for pattern in ((0, 1, 4, 5), (2, 3, 6, 7))]
+
+
+def block_tile(name: str) -> Any:
+    """An intrinsic tile(codes, scales, offsets, x, x_stride, last, n, first, runs, sums).
+
+    sums[j, i] = row i of the tile times activation row min(j, last): isa.tokens by isa.rows sums over `runs` runs.
     x: address of the first activation row [n]; the tile begins at run `first` of it.
     """
 
     @intrinsic
-    def tile(typingctx, codes, scales, offsets, x, x_stride, n, first, runs, sums):
+    def tile(typingctx, codes, scales, offsets, x, x_stride, last, n, first, runs, sums):
         def codegen(context, b, signature, args):
-            codes, scales, offsets, x, x_stride, n, first, runs, sums = args
-            rows, tokens = isa.chosen().rows, isa.chosen().tokens
-            totals = [cgutils.alloca_once_value(b, constant(vector(F32, rows), 0.0)) for _ in range(tokens)]
+            codes, scales, offsets, x, x_stride, last, n, first, runs, sums = args
+            rows, lanes = isa.chosen().rows, isa.chosen().native
+            deltas = []
+            for j in range(isa.chosen().tokens):
+                index = ir.Constant(I64, j)
+                deltas.append(b.mul(x_stride, b.select(b.icmp_signed("<", index, last), index, last)))
+            zero = constant(vector(F32, lanes), 0.0)
+            totals = [[cgutils.alloca_once_value(b, zero) for _ in range(0, rows, lanes)] for _ in deltas]
             with cgutils.for_range(b, runs, intp=I64) as loop:
-                _add_run(b, name, (codes, scales, offsets), x, x_stride, n, first, loop.index, totals)
-            for j, total in enumerate(totals):
-                store(b, b.load(total), offset(b, sums, 4 * rows * j))
+                _add_run(b, name, (codes, scales, offsets), x, deltas, n, first, loop.index, totals)
+            for j, of_token in enumerate(totals):
+                for i, total in enumerate(of_token):
+                    store(b, b.load(total), offset(b, sums, 4 * (rows * j + lanes * i)))
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 9), codegen
+        return types.void(*[types.int64] * 10), codegen
 
     return tile
 
 
-def _add_run(b, name, weights, x, x_stride, n, first, index, totals):
+def _add_run(b, name, weights, x, deltas, n, first, index, totals):
     """Add the products of run `index` of the tile."""
     codes, scales, offsets = weights
-    format, rows = BLOCKS[name], isa.chosen().rows
-    kind = vector(F32, rows)
+    format, rows, lanes = BLOCKS[name], isa.chosen().rows, isa.chosen().native
     groups, words = RUN // format.group, format.group // 4
     run = b.add(first, index)
     x_bytes = at(b, x, run, RUN)
-    # Few different registers, so that all addresses fit: a base for every third row, one stride.
-    bases = [b.mul(x_stride, ir.Constant(I64, j)) for j in range(0, len(totals), 3)]
-    deltas = [b.add(bases[j // 3], b.mul(x_stride, ir.Constant(I64, j % 3))) for j in range(len(totals))]
     x_scales, x_sums, x_origins = (
         at(b, part_of(b, x, n, part), run, step)
         for part, step in ((SCALES, 4), (SUMS, 4 * groups), (ORIGINS, 4 * groups))
     )
+
+    def of_rows(base, number, kind):
+        """Number `number` of this run of all rows, as vectors."""
+        return [load(b, offset(b, base, 4 * (rows * number + i)), kind) for i in range(0, rows, lanes)]
+
+    def of_token(base, delta, number, kind):
+        """Number `number` of this run of a token, in all lanes."""
+        return splat(b, load(b, b.add(offset(b, base, 4 * number), delta), kind), lanes)
+
+    codes = at(b, codes, index, RUN * rows)
+    scales, offsets = (at(b, base, index, 4 * rows * groups) for base in (scales, offsets))
     for group in range(groups):
         products = []
         for delta in deltas:
-            start = constant(vector(I32, rows), 0)
-            if zero_of(name):
-                start = splat(b, load(b, b.add(offset(b, x_origins, 4 * group), delta), I32), rows)
-            products.append(start)
-        for i in range(group * words, (group + 1) * words):
-            tile_codes = load(b, offset(b, at(b, codes, index, RUN * rows), 4 * rows * i), vector(I8, 4 * rows))
-            for j, delta in enumerate(deltas):
-                four = splat(b, load(b, b.add(offset(b, x_bytes, 4 * i), delta), I32), rows)
-                products[j] = dot(b, isa.chosen(), products[j], tile_codes, b.bitcast(four, tile_codes.type))
-        at_group = 4 * rows * group
-        scale = load(b, offset(b, at(b, scales, index, 4 * rows * groups), at_group), kind)
+            start = of_token(x_origins, delta, group, I32) if zero_of(name) else constant(vector(I32, lanes), 0)
+            products.append([start] * len(totals[0]))
+        _add_words(b, name, codes, x_bytes, deltas, range(group * words, (group + 1) * words), products)
+        of_scales = of_rows(scales, group, vector(F32, lanes))
+        of_offsets = of_rows(offsets, group, vector(F32, lanes)) if format.has_offsets else []
         for j, delta in enumerate(deltas):
-            factor = b.fmul(scale, splat(b, load(b, b.add(x_scales, delta), F32), rows))
-            b.store(multiply_add(b, b.sitofp(products[j], kind), factor, b.load(totals[j])), totals[j])
-            if format.has_offsets:
-                shift = load(b, offset(b, at(b, offsets, index, 4 * rows * groups), at_group), kind)
-                of_group = splat(b, load(b, b.add(offset(b, x_sums, 4 * group), delta), F32), rows)
-                b.store(multiply_add(b, shift, of_group, b.load(totals[j])), totals[j])
+            factor = of_token(x_scales, delta, 0, F32)
+            for product, scale, total in zip(products[j], of_scales, totals[j], strict=True):
+                value = b.sitofp(product, scale.type)
+                b.store(multiply_add(b, value, b.fmul(scale, factor), b.load(total)), total)
+            for shift, total in zip(of_offsets, totals[j], strict=False):
+                b.store(multiply_add(b, shift, of_token(x_sums, delta, group, F32), b.load(total)), total)
+
+
+def _add_words(b, name, codes, x, deltas, words, products):
+    """Add to products[j], <lanes x i32> of all rows, what these words of the rows and of token j, at x + deltas[j], give."""
+    rows, lanes = isa.chosen().rows, isa.chosen().native
+    if isa.chosen().name in NEON:
+        tokens = [b.add(offset(b, x, 4 * words[0]), delta) for delta in deltas]
+        add_words(b, isa.chosen(), name, offset(b, codes, 4 * rows * words[0]), tokens, len(words), products)
+        return
+    for word in words:
+        places = [offset(b, codes, 4 * (rows * word + i)) for i in range(0, rows, lanes)]
+        tile_codes = [load(b, place, vector(I8, 4 * lanes)) for place in places]
+        for of_token, delta in zip(products, deltas, strict=True):
+            four = splat(b, load(b, b.add(offset(b, x, 4 * word), delta), I32), lanes)
+            for i, code in enumerate(tile_codes):
+                of_token[i] = dot(b, isa.chosen(), of_token[i], code, b.bitcast(four, code.type))
 
 
 @intrinsic

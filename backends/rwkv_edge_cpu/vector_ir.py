@@ -3,8 +3,8 @@
 The vector length follows from the CPU features that Numba compiles for, which are part of its cache key.
 """
 # mypy: allow-untyped-defs, allow-untyped-calls
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from llvmlite import ir
@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 from rwkv_edge_cpu.layout import TILE_ROWS
 
-F32, I8, I16, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+F32, I1, I8, I16, I32, I64 = ir.FloatType(), ir.IntType(1), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 SQUARE = 4  # what `square_decode` takes at a time
 
 
@@ -22,25 +22,28 @@ SQUARE = 4  # what `square_decode` takes at a time
 class Target:
     """lanes: floats in a vector register.  tokens: columns of a tile.  halves: float16 conversion instructions exist.
 
-    byte_shuffle: the function that looks 16 bytes up in a table of 16, empty: none.
+    scalar_halves: one at a time costs less than a vector of them.
+    byte_shuffles: for 16 bytes and more, the function that looks each up in the table of 16 that stands where it stands.
     """
 
     lanes: int
     tokens: int
     halves: bool
-    byte_shuffle: str = ""
+    byte_shuffles: Mapping[int, str] = field(default_factory=dict)
+    scalar_halves: bool = False
 
     @staticmethod
     def of(context: Any) -> "Target":
         triple, _, features = context.codegen().magic_tuple()
         enabled = features.split(",")
         if triple.startswith(("aarch64", "arm64")):
-            return Target(4, 4, True, "llvm.aarch64.neon.tbl1.v16i8")
+            return Target(4, 4, True, {16: "llvm.aarch64.neon.tbl1.v16i8"}, scalar_halves=True)
         halves = "+f16c" in enabled
-        shuffle = "llvm.x86.ssse3.pshuf.b.128" if "+ssse3" in enabled else ""
+        levels = ((16, "ssse3", "ssse3.pshuf.b.128"), (32, "avx2", "avx2.pshuf.b"), (64, "avx512bw", "avx512.pshuf.b.512"))
+        shuffles = {n: f"llvm.x86.{name}" for n, feature, name in levels if f"+{feature}" in enabled}
         if "+avx512f" in enabled:
-            return Target(16, 4, halves, shuffle)
-        return Target(8 if "+avx" in enabled else 4, 3, halves, shuffle)
+            return Target(16, 4, halves, shuffles)
+        return Target(8 if "+avx" in enabled else 4, 3, halves, shuffles)
 
 
 def vector(element: ir.Type, lanes: int) -> ir.VectorType:
@@ -81,12 +84,37 @@ def sum_of_lanes(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
     return result
 
 
+def sums_of(b: ir.IRBuilder, vectors: list[ir.Value]) -> ir.Value:
+    """<n x float>: the sum over the lanes of each of n vectors, a power of two, at most as many as they have lanes."""
+    lanes, width = vectors[0].type.count, vectors[0].type.count  # width: lanes that belong to one sum
+    while len(vectors) > 1 or width > 1:
+        others = vectors[1::2] if len(vectors) > 1 else vectors
+        parts = range(0, lanes, width)
+        width //= 2
+        low = [first + i for first in parts for i in range(width)]
+        low += [lanes + i for i in low] if len(vectors) > 1 else []
+        halves = [ir.Constant(vector(I32, len(low)), [i + by for i in low]) for by in (0, width)]
+        pairs = zip(vectors[::2], others, strict=True)
+        vectors = [b.fadd(*(b.shuffle_vector(x, y, half) for half in halves)) for x, y in pairs]
+        lanes = len(low)
+    return vectors[0]
+
+
 def at(b: ir.IRBuilder, base: ir.Value, index: ir.Value, step: int) -> ir.Value:
     return b.add(base, b.mul(index, ir.Constant(I64, step)))
 
 
 def offset(b: ir.IRBuilder, base: ir.Value, n: int) -> ir.Value:
     return b.add(base, ir.Constant(I64, n))
+
+
+def prefetch(b: ir.IRBuilder, address: ir.Value) -> None:
+    """To be read soon. Any address will do, also one behind the file's end."""
+    kind = I8.as_pointer()
+    function = ir.FunctionType(ir.VoidType(), [kind, I32, I32, I32])
+    read, keep, data = (ir.Constant(I32, i) for i in (0, 3, 1))
+    hint = cgutils.get_or_insert_function(b.module, function, "llvm.prefetch.p0")
+    b.call(hint, [b.inttoptr(address, kind), read, keep, data])
 
 
 def float_kind(lanes: int) -> ir.Type:
@@ -185,43 +213,6 @@ def square_decode(name: str) -> Any:
         return types.void(*[types.int64] * 4), codegen
 
     return decode
-
-
-def plain_dot(name: str) -> Any:
-    """An intrinsic dot(row, x, n): sum of n weights of format `name`, one behind the other, times float32 x."""
-    loader, size = PLAIN[name]
-    unroll = 4  # sums that do not wait for each other
-
-    @intrinsic
-    def dot(typingctx, row, x, n):
-        def codegen(context, b, signature, args):
-            row, x, n = args
-            cpu = Target.of(context)
-            step = cpu.lanes * unroll
-            sums = [cgutils.alloca_once_value(b, constant(vector(F32, cpu.lanes), 0.0)) for _ in range(unroll)]
-            whole = b.udiv(n, ir.Constant(I64, step))
-            with cgutils.for_range(b, whole, intp=I64) as loop:
-                w, z = at(b, row, loop.index, size * step), at(b, x, loop.index, 4 * step)
-                for i, total in enumerate(sums):
-                    value = loader(b, cpu, offset(b, w, size * cpu.lanes * i), cpu.lanes)
-                    factor = load(b, offset(b, z, 4 * cpu.lanes * i), vector(F32, cpu.lanes))
-                    b.store(multiply_add(b, value, factor, b.load(total)), total)
-            rest = cgutils.alloca_once_value(b, ir.Constant(F32, 0.0))
-            with cgutils.for_range(b, n, start=b.mul(whole, ir.Constant(I64, step)), intp=I64) as loop:
-                value = loader(b, cpu, at(b, row, loop.index, size), 1)
-                b.store(multiply_add(b, value, load(b, at(b, x, loop.index, 4), F32), b.load(rest)), rest)
-            return b.fadd(_total(b, sums), b.load(rest))
-
-        return types.float32(types.int64, types.int64, types.int64), codegen
-
-    return dot
-
-
-def _total(b: ir.IRBuilder, sums: list[ir.Value]) -> ir.Value:
-    values = [b.load(total) for total in sums]
-    while len(values) > 1:
-        values = [b.fadd(x, y) for x, y in zip(values[::2], values[1::2], strict=True)]
-    return sum_of_lanes(b, values[0])
 
 
 @intrinsic

@@ -1,4 +1,5 @@
 """The WebGPU backend: GPUs through Vulkan, Metal or Direct3D 12, by wgpu-py. Importing this does not load wgpu."""
+import logging
 from importlib.metadata import version
 from importlib.util import find_spec
 
@@ -7,6 +8,7 @@ from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import Plan
 from rwkv_edge.quant.formats import FORMATS
 
+logger = logging.getLogger("rwkv_edge")
 INSTALL = "pip install 'rwkv-edge[webgpu]'"
 NO_DRIVER = "no WebGPU adapter was found; a Vulkan driver is needed (Debian, Ubuntu: apt install mesa-vulkan-drivers)"
 
@@ -27,9 +29,12 @@ class WebGpuBackend:
         try:
             from rwkv_edge_webgpu import adapters
 
-            return Availability(True) if adapters.found() else Availability(False, NO_DRIVER)
+            found = adapters.found()
         except Exception as error:  # wgpu's native library may fail to load in many ways
             return Availability(False, f"wgpu cannot be used ({error}): {INSTALL}")
+        if not found:
+            return Availability(False, NO_DRIVER)
+        return Availability(True, f"on {found[0].describe()}", automatic=found[0].kind != "software")
 
     def supports(self, format: str) -> bool:
         return format in FORMATS
@@ -53,6 +58,7 @@ class WebGpuBackend:
         def on_adapter(plan: Plan) -> Executable:
             return DeviceExecutable(plan, WebGpuDriver(adapter))
 
+        logger.info("webgpu runs on %s", adapter.describe())
         check_once(on_adapter, adapter.describe(), adapter.driver, version("wgpu"), sources_digest())
         return on_adapter(plan)
 

@@ -17,7 +17,7 @@ SAMPLING_HELP = {
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strategy", default="auto", help='backend and weight format: "auto", "cpu", "cpu fp32", "numpy fp32"')
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores this process may use)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the fast cores this process may use)")
 
 
 def add_generation_options(parser: argparse.ArgumentParser, defaults: Sampling | None = None) -> None:

@@ -44,7 +44,7 @@ def remember(wrong: str, *key: str) -> None:
     if (path := _file(*key)) is None:
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         passing = path.with_suffix(f".{os.getpid()}.tmp")
         passing.write_text(json.dumps({"tested": key, "wrong": wrong}), encoding="utf-8")
         os.replace(passing, path)

@@ -4,6 +4,7 @@ import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,10 @@ p = PlanBuilder()
 x = p.embed(Tensor("w", (2, 3), "f32", np.ones((2, 3), np.float32)))
 batch = Batch(np.zeros(1, np.int32), [1], [np.zeros(0, np.float32)], np.zeros(0, np.int32))
 print(backend.compile(p.finish(x), threads=1).run(batch))
-import numba
-print("CACHE_DIR", repr(numba.config.CACHE_DIR))
+"""
+WITHOUT_NUMBA = """
+import sys
+sys.modules["numba"] = sys.modules["llvmlite"] = None  # importing them raises ImportError
 """
 
 
@@ -39,20 +42,26 @@ def run(program: str = RUN, **environment: str) -> str:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*.nbc"))
+    return sorted(path.name for path in folder.rglob("*.kept"))
 
 
-def test_importing_the_backend_does_not_load_numba() -> None:
-    assert run("import sys, rwkv_edge_cpu; print('numba' in sys.modules)").strip() == "False"
+def test_importing_the_library_and_the_backend_loads_neither_numba_nor_llvmlite() -> None:
+    program = "import sys, rwkv_edge, rwkv_edge_cpu; print({'numba', 'llvmlite'} & set(sys.modules))"
+    assert run(program).strip() == "set()"
+
+
+def test_later_processes_run_without_numba_and_llvmlite(tmp_path: Path) -> None:
+    run(RWKV_EDGE_CACHE=str(tmp_path))
+    assert "[1. 1. 1.]" in run(WITHOUT_NUMBA + RUN, RWKV_EDGE_CACHE=str(tmp_path))
 
 
 def test_code_is_kept_where_the_variable_says_and_used_again(tmp_path: Path) -> None:
     assert "[1. 1. 1.]" in run(RWKV_EDGE_CACHE=str(tmp_path / "mine"))
     first = files(tmp_path)
     assert first
-    stamps = [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.nbc"))]
+    stamps = [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.kept"))]
     assert "[1. 1. 1.]" in run(RWKV_EDGE_CACHE=str(tmp_path / "mine"))
-    assert [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.nbc"))] == stamps
+    assert [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.kept"))] == stamps
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the XDG variables")
@@ -62,12 +71,6 @@ def test_the_users_cache_directory_is_the_default(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     run(HOME=str(tmp_path / "home"))
     assert files(tmp_path / "home" / ".cache" / "rwkv_edge")
-
-
-def test_the_host_programs_numba_settings_are_left_alone(tmp_path: Path) -> None:
-    theirs = str(tmp_path / "theirs")
-    assert f"CACHE_DIR {theirs!r}" in run(RWKV_EDGE_CACHE=str(tmp_path / "ours"), NUMBA_CACHE_DIR=theirs)
-    assert not files(tmp_path / "theirs")
 
 
 @posix
@@ -89,20 +92,36 @@ def test_a_file_in_the_way_and_no_place_at_all_only_cost_time(tmp_path: Path) ->
 @posix
 def test_a_full_disk_only_costs_time(tmp_path: Path) -> None:
     full = """
-import numba.core.caching as caching
-def no_space(self, name, data):
+import pathlib
+def no_space(self, data):
+    with self.open("wb") as file:
+        file.write(data[:10])
     raise OSError(28, "No space left on device")
-caching.IndexDataCacheFile._save_data = no_space
+pathlib.Path.write_bytes = no_space
 """
     assert "[1. 1. 1.]" in run(full + RUN, RWKV_EDGE_CACHE=str(tmp_path))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_damaged_files_are_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["zeros", "cut", "one bit", "another's"])
+def test_damaged_files_are_replaced(damage: str, tmp_path: Path) -> None:
     run(RWKV_EDGE_CACHE=str(tmp_path))
-    for path in tmp_path.rglob("*.nb?"):
-        path.write_bytes(b"\0" * path.stat().st_size)  # what a power cut leaves
+    paths = sorted(tmp_path.rglob("*.kept"))
+    whole = [path.read_bytes() for path in paths]
+    assert len(whole) >= 3
+    for i, path in enumerate(paths):
+        data = whole[i]
+        last = bytes([data[-1] ^ 1])
+        changed = {"zeros": bytes(len(data)), "cut": data[:-40], "one bit": data[:-1] + last, "another's": whole[i - 1]}
+        path.write_bytes(changed[damage])
     assert "[1. 1. 1.]" in run(RWKV_EDGE_CACHE=str(tmp_path))
-    assert all(path.read_bytes().strip(b"\0") for path in tmp_path.rglob("*.nb?"))
+    assert [path.read_bytes() for path in paths] == whole
+
+
+def test_processes_at_once_share_a_cache(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        assert all("[1. 1. 1.]" in out for out in pool.map(lambda _: run(RWKV_EDGE_CACHE=str(tmp_path)), range(3)))
+    assert "[1. 1. 1.]" in run(WITHOUT_NUMBA + RUN, RWKV_EDGE_CACHE=str(tmp_path))
 
 
 @posix
@@ -129,9 +148,21 @@ def test_a_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_directory_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = os.getuid()
     (tmp_path / "theirs").mkdir(mode=0o700)
-    monkeypatch.setenv(cache.OVERRIDE, str(tmp_path / "theirs"))
-    monkeypatch.setattr(os, "getuid", lambda: mine + 1)
+    if mine == 0:
+        os.chown(tmp_path / "theirs", 12345, -1)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: mine + 1)
     assert not cache._make_private(tmp_path / "theirs")
+
+
+@posix
+def test_a_full_directory_that_cannot_be_written_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.OVERRIDE, str(tmp_path / "image"))
+    monkeypatch.setattr(cache, "_can_write", lambda path: "image" not in path.parts)
+    assert cache.cache_directory() != tmp_path / "image" / f"{cache.PREFIX}{cache._version_name()}"
+    made = tmp_path / "image" / f"{cache.PREFIX}{cache._version_name()}"
+    (made / "a kernel").write_bytes(b"")
+    assert cache.cache_directory() == made
 
 
 def test_old_versions_are_removed_but_not_the_newest_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,4 +185,16 @@ def test_another_version_of_the_sources_has_another_directory(tmp_path: Path, mo
     monkeypatch.setattr(cache, "__file__", str(package / "cache.py"))
     first = cache._version_name()
     (package / "kernel.py").write_text("2")
+    assert cache._version_name() != first
+
+
+def test_another_machine_has_another_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = cache._version_name()
+    monkeypatch.setattr(cache, "identity", lambda: "another machine")
+    assert cache._version_name() != first
+
+
+def test_other_instructions_have_another_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = cache._version_name()
+    monkeypatch.setenv(cache.ISA_OVERRIDE, "generic")
     assert cache._version_name() != first

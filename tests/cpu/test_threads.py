@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from rwkv_edge_cpu import backend, usable_cpus
+from rwkv_edge_cpu import backend
+from rwkv_edge_cpu.cores import allowed_cpus
 from rwkv_edge_numpy import backend as numpy_backend
 
 from rwkv_edge.errors import BackendError
@@ -37,7 +38,7 @@ def wait_until_gone(threads: set[threading.Thread]) -> None:
 
 
 def test_more_threads_than_cpus_are_right_and_not_stuck() -> None:
-    executable = backend.compile(PLAN, threads=4 * usable_cpus() + 1)
+    executable = backend.compile(PLAN, threads=4 * len(allowed_cpus()) + 1)
     assert all(right(executable) for _ in range(3))
     executable.close()
 

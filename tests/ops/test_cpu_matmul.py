@@ -81,7 +81,7 @@ def test_rows_longer_than_a_tile(format: str, n_tokens: int) -> None:
 
 @pytest.mark.parametrize("format", BLOCK_FORMATS)
 @pytest.mark.parametrize("codes", [0, 127, 128, 255])
-@pytest.mark.parametrize("n_tokens", [1, 3])
+@pytest.mark.parametrize("n_tokens", [1, 3, 13])
 def test_extreme_codes_and_activations(format: str, codes: int, n_tokens: int) -> None:
     """The integer products are as large as can be: nothing saturates or overflows."""
     x = np.full((n_tokens, 512), -3.0, np.float32)

@@ -214,7 +214,8 @@ def test_chosen_outputs(device: Backend, outputs: Sequence[int]) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_embedding_rows_are_exact(device: Backend, format: str) -> None:
-    weight = stored(np.random.default_rng(0).standard_normal((6, 256)), format) if FORMATS[format].is_float else blocks(format, 6, 256)
+    values = np.random.default_rng(0).standard_normal((6, 256))
+    weight = stored(values, format) if FORMATS[format].is_float else blocks(format, 6, 256)
     builder = PlanBuilder()
     executable = device.compile(builder.finish(builder.embed(weight)))
     tokens = np.array([5, 0, 3], np.int32)
