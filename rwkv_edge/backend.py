@@ -85,8 +85,10 @@ class HasDevices(Protocol):
 
     def select(self, which: str) -> Backend:
         """The same backend on the device of that number (from 0) or name. `compile` raises BackendError where there is none."""
+        ...
 
 
+@runtime_checkable
 class CompilesAhead(Protocol):
     """A backend that keeps what it compiles between processes."""
 

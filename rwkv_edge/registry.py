@@ -2,6 +2,7 @@
 
 The core names no backend: each is found through the entry-point group `rwkv_edge.backends`, so another one is a pip install.
 """
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rwkv_edge.backend import Availability, Backend
@@ -43,9 +44,9 @@ def usable(name: str) -> Backend:
     return backend
 
 
-def candidates() -> list[Backend]:
+def candidates() -> Iterator[Backend]:
     """The backends of AUTO_ORDER that can work here, best first. Raises BackendError when there is none."""
-    found, reasons = [], []
+    reasons, found = [], False
     for name in AUTO_ORDER:
         try:
             backend = usable(name)
@@ -53,15 +54,15 @@ def candidates() -> list[Backend]:
             reasons.append(str(error))
             continue
         if backend.availability().automatic:
-            found.append(backend)
+            found = True
+            yield backend
     if not found:
         raise BackendError("no backend can work here: " + "; ".join(reasons))
-    return found
 
 
 def best() -> Backend:
-    """What `auto` chooses."""
-    return candidates()[0]
+    """What `auto` tries first."""
+    return next(candidates())
 
 
 def availability(name: str) -> Availability:

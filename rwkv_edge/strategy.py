@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rwkv_edge import registry
 from rwkv_edge.backend import Backend, Executable, HasDevices
-from rwkv_edge.errors import StrategyError
+from rwkv_edge.errors import BackendError, StrategyError
 from rwkv_edge.plan import Plan
 from rwkv_edge.quant.convert import converted
 
@@ -72,29 +72,33 @@ class FallbackWarning(UserWarning):
     """Another backend runs the model than the one that was preferred."""
 
 
-def choose_backends(strategy: Strategy) -> list[Backend]:
-    """The backend that a strategy names, or all that can work here, best first. Raises BackendError when it cannot work."""
+def choose_backend(strategy: Strategy) -> Backend:
+    """The backend that a strategy names, or the best one here. Raises BackendError when it cannot work."""
     if strategy.device is None:
-        return registry.candidates()
+        return registry.best()
     backend = registry.usable(strategy.device)
     if strategy.which is None:
-        return [backend]
+        return backend
     if not isinstance(backend, HasDevices):
         raise StrategyError(f"{strategy.device} has no devices to choose from, got {strategy.which!r}")
-    return [backend.select(strategy.which)]
+    return backend.select(strategy.which)
 
 
 def compiled(plan: Plan, strategy: Strategy, threads: int | None = None) -> tuple[Backend, Plan, Executable]:
-    """The first chosen backend that takes the plan, the plan in its formats, and it compiled. Raises BackendError."""
-    *others, last = choose_backends(strategy)
-    for backend in others:
+    """The chosen backend, the plan in formats for it, and it compiled. Raises BackendError.
+
+    "auto" goes on to the next backend, with a FallbackWarning, where one turns out not to run the plan.
+    """
+    refusals: list[BackendError] = []
+    for backend in registry.candidates() if strategy.device is None else [choose_backend(strategy)]:
+        if refusals:
+            warnings.warn(f"running on the {backend.name} backend: {refusals[-1]}", FallbackWarning, stacklevel=3)
         placed = place(plan, strategy, backend)
         try:
             return backend, placed, backend.compile(placed, precision=strategy.precision, threads=threads)
         except BackendError as error:
-            warnings.warn(f"not on the {backend.name} backend: {error}", FallbackWarning, stacklevel=3)
-    placed = place(plan, strategy, last)
-    return last, placed, last.compile(placed, precision=strategy.precision, threads=threads)
+            refusals.append(error)
+    raise refusals[0]
 
 
 def place(plan: Plan, strategy: Strategy, backend: Backend) -> Plan:

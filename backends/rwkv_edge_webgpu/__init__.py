@@ -10,7 +10,6 @@ from rwkv_edge.quant.formats import FORMATS
 
 logger = logging.getLogger("rwkv_edge")
 INSTALL = "pip install 'rwkv-edge[webgpu]'"
-NO_DRIVER = "no WebGPU adapter was found; a Vulkan driver is needed (Debian, Ubuntu: apt install mesa-vulkan-drivers)"
 
 
 class WebGpuBackend:
@@ -33,7 +32,7 @@ class WebGpuBackend:
         except Exception as error:  # wgpu's native library may fail to load in many ways
             return Availability(False, f"wgpu cannot be used ({error}): {INSTALL}")
         if not found:
-            return Availability(False, NO_DRIVER)
+            return Availability(False, adapters.NONE_FOUND)
         return Availability(True, f"on {found[0].describe()}", automatic=found[0].kind != "software")
 
     def supports(self, format: str) -> bool:

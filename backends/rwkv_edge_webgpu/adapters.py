@@ -4,8 +4,14 @@ from typing import Any
 
 from rwkv_edge.errors import BackendError
 
+NONE_FOUND = "no WebGPU adapter was found; a Vulkan driver is needed (Debian, Ubuntu: apt install mesa-vulkan-drivers)"
 KINDS = {"DiscreteGPU": "discrete", "IntegratedGPU": "integrated", "CPU": "software"}
 ORDER = ("discrete", "integrated", "other", "software")
+NEEDED = {  # by the kernels here; what every WebGPU device must have
+    "max-storage-buffers-per-shader-stage": 5,
+    "max-compute-invocations-per-workgroup": 256,
+    "max-compute-workgroup-storage-size": 16384,
+}
 WORSE_APIS = ("OpenGL", "OpenGLES")  # the same adapters once more, with less that works
 
 
@@ -30,7 +36,8 @@ def found() -> list[Adapter]:
     """All adapters, best first; one that several APIs offer only once."""
     import wgpu
 
-    adapters = [_adapter(handle) for handle in wgpu.gpu.enumerate_adapters_sync()]
+    handles = wgpu.gpu.enumerate_adapters_sync()
+    adapters = [_adapter(handle) for handle in handles if all(handle.limits[name] >= need for name, need in NEEDED.items())]
     adapters.sort(key=lambda adapter: (ORDER.index(adapter.kind), adapter.api in WORSE_APIS))
     distinct: dict[str, Adapter] = {}
     for adapter in adapters:
@@ -47,6 +54,8 @@ def _adapter(handle: Any) -> Adapter:
 
 def choose(adapters: list[Adapter], which: str | None) -> Adapter:
     """The best, the one with a number (from 0), or the first whose name contains `which`. Raises BackendError: no such one."""
+    if not adapters:
+        raise BackendError(NONE_FOUND)
     if which is None:
         return adapters[0]
     if which.isdecimal() and int(which) < len(adapters):

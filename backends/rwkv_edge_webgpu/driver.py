@@ -45,7 +45,7 @@ class Recording:
 
 
 class WebGpuDriver:
-    """See `rwkv_edge.device.driver.Driver`."""
+    """See `rwkv_edge.device.driver.Driver`. live: bytes that are allocated."""
 
     dialect = DIALECT
 
@@ -64,6 +64,7 @@ class WebGpuDriver:
         self._pipeline_layout = self.device.create_pipeline_layout(bind_group_layouts=[self._layout])
         self._pipelines: dict[Kernel, Any] = {}
         self._staging: Any = None
+        self.live = 0
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -83,9 +84,12 @@ class WebGpuDriver:
     def allocate(self, nbytes: int, what: str) -> Any:
         size = max(16, -(-nbytes // 16) * 16)
         with self._explained(f"has no {size / 1e6:.1f} MB for {what}"):
-            return self.device.create_buffer(size=size, usage=STORAGE)
+            memory = self.device.create_buffer(size=size, usage=STORAGE)
+        self.live += size
+        return memory
 
     def free(self, memory: Any) -> None:
+        self.live -= memory.size
         memory.destroy()
 
     def write(self, memory: Any, offset: int, data: NDArray[Any]) -> None:

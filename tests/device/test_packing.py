@@ -1,4 +1,6 @@
 """Weights in device layouts are the file's, number for number."""
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,8 +17,9 @@ def unpacked(words: NDArray[np.uint32], tensor: Tensor, n_out: int) -> NDArray[n
     codes = words[: n_out * layout.row_words(n_in)]
     rest = words[codes.size :]
     if layout.code_bits >= 16:
-        types = {32: np.float32, 16: np.float16}
-        numbers = (codes.view(np.uint16).astype(np.uint32) << 16).view(np.float32) if layout.brain else codes.view(types[layout.code_bits])
+        numbers: NDArray[Any] = codes.view(np.float32 if layout.code_bits == 32 else np.float16)
+        if layout.brain:
+            numbers = (codes.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
         return numbers.astype(np.float64).reshape(n_out, -1)[:, :n_in]
     if layout.code_bits == 8:
         values = codes.view(np.int8).astype(np.float64)
