@@ -1,4 +1,5 @@
 """An open WebGPU device: buffers, pipelines, bind groups, and one submission per launch."""
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Recording:
 
 
 class WebGpuDriver:
-    """See `rwkv_edge.device.driver.Driver`. live: bytes that are allocated."""
+    """See `rwkv_edge.device.driver.Driver`. live: bytes that are allocated.  waited: seconds for the device, in all."""
 
     dialect = DIALECT
 
@@ -65,6 +66,7 @@ class WebGpuDriver:
         self._pipelines: dict[Kernel, Any] = {}
         self._staging: Any = None
         self.live = 0
+        self.waited = 0.0
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -150,7 +152,9 @@ class WebGpuDriver:
             encoder.copy_buffer_to_buffer(memory, offset, staging, 0, out.nbytes)
         self.device.queue.submit([encoder.finish()])
         if out.size:
+            start = time.perf_counter()
             staging.map_sync("READ_NOSYNC", 0, out.nbytes)
+            self.waited += time.perf_counter() - start
             view = staging.read_mapped(0, out.nbytes, copy=False)
             out.reshape(-1).view(np.uint8)[:] = view
             staging.unmap()

@@ -40,6 +40,16 @@ class DeviceExecutable:
         self._pid = os.getpid()
         self._closed = False
 
+    @property
+    def matrix_bytes(self) -> int:
+        """On the device, all of which a token reads."""
+        return self._program.matrix_bytes
+
+    @property
+    def launches(self) -> int:
+        """Of kernels for one token."""
+        return len(self._program.schedules[True])
+
     def run(self, batch: Batch) -> NDArray[np.float32]:
         """Raises InputError for a batch that does not fit the plan, BackendError when closed or when the device fails."""
         self._check_process()

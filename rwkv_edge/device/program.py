@@ -24,6 +24,7 @@ class Program:
         self.schedules = {one_each: stages(plan, one_each, self._split) for one_each in (True, False)}
         self.arenas = {one_each: Arena.of(plan, schedule) for one_each, schedule in self.schedules.items()}
         self._matrices: dict[tuple[tuple[int, int], ...], Any] = {}
+        self.matrix_bytes = 0
         self.vectors = driver.allocate(self._vectors.data.nbytes, "vectors")
         driver.write(self.vectors, 0, self._vectors.data)
         for stage in self.schedules[True]:
@@ -63,6 +64,7 @@ class Program:
                 self.driver.write(memory, at, pack(member.matmul.weight, member.begin, member.end))
                 at += _nbytes(member)
             self._matrices[key] = memory
+            self.matrix_bytes += at
         return self._matrices[key]
 
     def _split(self, members: list[Member]) -> Iterator[list[Member]]:
