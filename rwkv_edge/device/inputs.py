@@ -8,6 +8,7 @@
 """
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,11 +44,14 @@ class Piece:
 
 
 def pieces(batch: Batch, most_rows: int, most_segments: int) -> Iterator[Piece]:
-    bounds = np.cumsum([0, *batch.lengths]).tolist()
-    total = bounds[-1]
+    bounds = list(accumulate(batch.lengths, initial=0))
+    if bounds[-1] <= most_rows and len(batch.lengths) <= most_segments:
+        segments = [(i, bounds[i], bounds[i + 1]) for i in range(len(batch.lengths))]
+        yield Piece(0, bounds[-1], segments, batch.outputs)
+        return
     begin = first = 0
-    while begin < total:
-        end = min(begin + most_rows, total, bounds[min(first + most_segments, len(batch.lengths))])
+    while begin < bounds[-1]:
+        end = min(begin + most_rows, bounds[min(first + most_segments, len(batch.lengths))])
         segments = []
         while first < len(batch.lengths) and bounds[first] < end:
             segments.append((first, max(bounds[first], begin) - begin, min(bounds[first + 1], end) - begin))
@@ -70,10 +74,9 @@ def words(
     embedded_at = outputs_at + shape.outputs
     out = np.empty(embedded_at + shape.rows * sum(op.out.width for op in embeds), np.uint32)
     out[:HEAD] = shape.rows, shape.outputs, shape.segments, outputs_begin, owners_at, segments_at, outputs_at, embedded_at
-    table = out[segments_at:outputs_at].reshape(-1, 3)
     for i, ((_, first, end), seat) in enumerate(zip(piece.segments, seats, strict=True)):
         out[owners_at + first : owners_at + end] = i
-        table[i] = first, end, seat
+        out[segments_at + 3 * i : segments_at + 3 * i + 3] = first, end, seat
     out[outputs_at:embedded_at] = piece.outputs
     at, rows = embedded_at, tokens[piece.begin : piece.end]
     for op in embeds:
@@ -96,8 +99,10 @@ def check(batch: Batch, state_size: int, n_vocab: int) -> None:
             raise InputError("a state is read-only")
     if len({id(state) for state in batch.states}) != len(batch.states):
         raise InputError("two segments share a state")
-    if batch.tokens.min() < 0 or batch.tokens.max() >= n_vocab:
+    # Python looks at few numbers faster than NumPy does.
+    tokens = batch.tokens.tolist()
+    if min(tokens) < 0 or max(tokens) >= n_vocab:
         raise InputError(f"token ids must be from 0 to {n_vocab - 1}")
-    wanted = batch.outputs
-    if len(wanted) and (wanted[0] < 0 or wanted[-1] >= n_rows or (np.diff(wanted) < 0).any()):
+    wanted = batch.outputs.tolist()
+    if wanted and (wanted[0] < 0 or wanted[-1] >= n_rows or any(a > b for a, b in pairwise(wanted))):
         raise InputError(f"outputs must be rows from 0 to {n_rows - 1} in ascending order")
