@@ -10,15 +10,15 @@ import wgpu
 from numpy.typing import NDArray
 from wgpu.backends.wgpu_native import ffi, lib
 
-from rwkv_edge.device.driver import Grid, Kernel, Limits, Step
+from rwkv_edge.device.driver import Grid, Limits, Step
 from rwkv_edge.errors import BackendError
 from rwkv_edge_webgpu.adapters import Adapter
-from rwkv_edge_webgpu.source import DIALECT, assemble
+from rwkv_edge_webgpu.opened import Opened, forget, opened
+from rwkv_edge_webgpu.source import DIALECT
 
 USAGE = wgpu.BufferUsage
 STORAGE = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST
 WORDS_BYTES = 512  # of a step's parameters, `words` in common.wgsl; a multiple of every offset alignment
-BINDINGS = ("storage", "read-only-storage", "read-only-storage", "storage", "read-only-storage", "uniform")
 GUARANTEED_BINDING = 128 << 20  # what every WebGPU device can bind
 
 
@@ -46,27 +46,27 @@ class Recording:
 
 
 class WebGpuDriver:
-    """See `rwkv_edge.device.driver.Driver`. live: bytes that are allocated.  waited: seconds for the device, in all."""
+    """See `rwkv_edge.device.driver.Driver`. waited: seconds for the device, in all."""
 
     dialect = DIALECT
 
     def __init__(self, adapter: Adapter) -> None:
         self.name = adapter.name
+        self._opened: Opened | None = None
         with self._explained("cannot be opened"):
-            self.device = adapter.open()
+            self._opened = opened(adapter)
+        self.device = self._opened.device
         limits = self.device.limits
         binding = int(limits["max-storage-buffer-binding-size"])
         self.limits = Limits(min(binding, GUARANTEED_BINDING), int(limits["max-compute-workgroups-per-dimension"]))
-        entries = [
-            {"binding": i, "visibility": wgpu.ShaderStage.COMPUTE, "buffer": {"type": kind}}
-            for i, kind in enumerate(BINDINGS)
-        ]
-        self._layout = self.device.create_bind_group_layout(entries=entries)
-        self._pipeline_layout = self.device.create_pipeline_layout(bind_group_layouts=[self._layout])
-        self._pipelines: dict[Kernel, Any] = {}
+        self._memories: set[Any] = set()
         self._staging: Any = None
-        self.live = 0
         self.waited = 0.0
+
+    @property
+    def live(self) -> int:
+        """Bytes that are allocated."""
+        return sum(memory.size for memory in self._memories)
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -79,7 +79,9 @@ class WebGpuDriver:
             raise BackendError(f"{self.name} is out of memory: it {what}") from error
         except Exception as error:
             text = " ".join(str(error).split()) or type(error).__name__
-            if "lost" in text.casefold():
+            if "lost" in text.casefold() or "destroyed" in text.casefold():
+                if self._opened is not None:
+                    forget(self._opened)
                 raise BackendError(f"{self.name} was lost; open the model again, or use the cpu backend") from error
             raise BackendError(f"{self.name} {what}: {text[:200]}") from error
 
@@ -87,11 +89,11 @@ class WebGpuDriver:
         size = max(16, -(-nbytes // 16) * 16)
         with self._explained(f"has no {size / 1e6:.1f} MB for {what}"):
             memory = self.device.create_buffer(size=size, usage=STORAGE)
-        self.live += size
+        self._memories.add(memory)
         return memory
 
     def free(self, memory: Any) -> None:
-        self.live -= memory.size
+        self._memories.discard(memory)
         memory.destroy()
 
     def write(self, memory: Any, offset: int, data: NDArray[Any]) -> None:
@@ -107,6 +109,8 @@ class WebGpuDriver:
         words = np.zeros((len(steps), WORDS_BYTES // 4), np.uint32)
         for row, step in zip(words, steps, strict=True):
             row[: len(step.words)] = step.words
+        device = self._opened
+        assert device is not None
         with self._explained("did not take the kernels"):
             memory = self.device.create_buffer_with_data(data=words, usage=USAGE.UNIFORM)
             common = {0: arena, 1: vectors, 3: states, 4: inputs}
@@ -116,8 +120,8 @@ class WebGpuDriver:
                 entries = [{"binding": at, "resource": {"buffer": buffer}} for at, buffer in bound.items()]
                 resource = {"buffer": memory, "offset": i * WORDS_BYTES, "size": WORDS_BYTES}
                 entries.append({"binding": 5, "resource": resource})
-                group = self.device.create_bind_group(layout=self._layout, entries=entries)
-                recorded.append((self._pipeline(step.kernel), group))
+                group = self.device.create_bind_group(layout=device.bindings, entries=entries)
+                recorded.append((device.pipeline(step.kernel), group))
         handles = [(pipeline._internal, group._internal) for pipeline, group in recorded]
         return Recording(handles, [recorded, memory])
 
@@ -132,18 +136,10 @@ class WebGpuDriver:
             self._copy_out(encoder, arena, offset, out)
 
     def close(self) -> None:
-        self._pipelines.clear()
+        for memory in [*self._memories, *([self._staging] if self._staging else [])]:
+            memory.destroy()
+        self._memories.clear()
         self._staging = None
-        self.device.destroy()
-
-    def _pipeline(self, kernel: Kernel) -> Any:
-        pipeline = self._pipelines.get(kernel)
-        if pipeline is None:
-            module = self.device.create_shader_module(code=assemble(kernel))
-            compute = {"module": module, "entry_point": "main"}
-            pipeline = self.device.create_compute_pipeline(layout=self._pipeline_layout, compute=compute)
-            self._pipelines[kernel] = pipeline
-        return pipeline
 
     def _copy_out(self, encoder: Any, memory: Any, offset: int, out: NDArray[Any]) -> None:
         """Submit what was encoded and a copy behind it; wait for it unless there is nothing to bring."""

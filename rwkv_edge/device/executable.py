@@ -1,6 +1,7 @@
 """A compiled Plan on a device: a run is cut into pieces that fit it; each is one submission."""
 import os
 import threading
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ Variant = tuple[bool, int, int]  # one token each; tokens at a time in matrix pr
 
 
 class DeviceExecutable:
-    """See `rwkv_edge.backend.HoldsStates`. Owns its driver and closes it."""
+    """See `rwkv_edge.backend.HoldsStates`. Owns its driver and closes it, also where the device cannot take the plan."""
 
     state_dtype = np.dtype(np.float32)
 
@@ -28,8 +29,12 @@ class DeviceExecutable:
         self.plan, self.driver = plan, driver
         self._embeds = [op for op in plan.ops if isinstance(op, p.Embed)]
         self._n_vocab = min((op.weight.shape[0] for op in self._embeds), default=1)
-        self._program = Program(plan, driver)
-        self._seats = Seats(driver, plan.state_size)
+        try:
+            self._program = Program(plan, driver)
+            self._seats = Seats(driver, plan.state_size)
+        except BaseException:
+            driver.close()
+            raise
         self._arena, self._inputs = Room(driver, "activations"), Room(driver, "inputs")
         self._state_size = plan.state_size
         self._most_rows = self._rows_that_fit()
@@ -70,8 +75,9 @@ class DeviceExecutable:
         """See `HoldsStates`."""
         self._check_process()
         with self._lock:
-            if not self._closed:
-                self._seats.fetch(state, release)
+            if self._closed and self._seats.holds(state):
+                raise BackendError(f"the state was lost with {self.driver.name}")
+            self._seats.fetch(state, release)
 
     def close(self) -> None:
         """The states that are still on the device come back first."""
@@ -81,11 +87,10 @@ class DeviceExecutable:
             if self._closed:
                 return
             self._closed = True
-            try:
+            with suppress(BackendError):  # of a device that is lost: who asks for a state will be told
                 self._seats.fetch_all()
-            finally:
-                self._recordings.clear()
-                self.driver.close()
+            self._recordings.clear()
+            self.driver.close()
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:

@@ -33,37 +33,40 @@ class Seats:
 
     def take(self, states: Sequence[Array]) -> list[int]:
         """Where each state begins, in numbers; those that were not here are copied. At most `most` at a time."""
-        if len(states) > self.count:
-            self._grow(len(states))
         if len(states) == len(self._guests) == 1 and (guest := self._guests.get(id(states[0]))) and guest[0]() is states[0]:
             return [self.stride * guest[1]]
         self._guests = {key: guest for key, guest in self._guests.items() if guest[0]() is not None}
+        wanted = min(self.most, len({*self._guests, *map(id, states)}))
+        if wanted > self.count:
+            self._grow(wanted)
         for state in states:
             if (guest := self._guests.pop(id(state), None)) is not None:
                 self._guests[id(state)] = guest
         absent = [state for state in states if id(state) not in self._guests]
         for state in absent:
             seat = self._free_seat()
-            self._guests[id(state)] = weakref.ref(state), seat
             if self.state_size:
                 self.driver.write(self.memory, 4 * self.stride * seat, state)
+            self._guests[id(state)] = weakref.ref(state), seat
         return [self.stride * self._guests[id(state)][1] for state in states]
 
     def fetch(self, state: Array, release: bool) -> None:
         """Bring the array up to date; with `release` the device forgets the state."""
-        guest = self._guests.get(id(state))
-        if guest is None or guest[0]() is not state:
+        if not self.holds(state):
             return
+        if self.state_size:
+            self.driver.read(self.memory, 4 * self.stride * self._guests[id(state)][1], state)
         if release:
             del self._guests[id(state)]
-        if self.state_size:
-            self.driver.read(self.memory, 4 * self.stride * guest[1], state)
+
+    def holds(self, state: Array) -> bool:
+        guest = self._guests.get(id(state))
+        return guest is not None and guest[0]() is state
 
     def fetch_all(self) -> None:
         for array, _ in list(self._guests.values()):
             if (state := array()) is not None:
                 self.fetch(state, release=True)
-        self._guests.clear()
 
     def _free_seat(self) -> int:
         """One that nobody has, or that of the state that was used least recently."""
@@ -71,9 +74,10 @@ class Seats:
         for seat in range(self.count):
             if seat not in taken:
                 return seat
-        array, seat = next(iter(self._guests.values()))
+        key, (array, seat) = next(iter(self._guests.items()))
         if (state := array()) is not None:
             self.fetch(state, release=True)
+        self._guests.pop(key, None)
         return seat
 
     def _grow(self, count: int) -> None:

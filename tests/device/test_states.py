@@ -55,6 +55,18 @@ def test_more_seats_are_made_and_the_states_move_there() -> None:
     assert on_device(seats, places[2]).tolist() == c.tolist()
 
 
+def test_sequences_that_take_turns_stay() -> None:
+    driver = FakeDriver()
+    seats = Seats(driver, SIZE)
+    a, b, c = states(3)
+    for state in (a, b, c):
+        seats.take([state])
+    moved = driver.moved
+    for state in (a, b, c, b, a):
+        seats.take([state])
+    assert driver.moved == moved
+
+
 def test_the_state_that_was_used_least_recently_makes_room() -> None:
     seats = Seats(FakeDriver(binding=64), SIZE)  # of 8 numbers: two seats
     assert seats.most == 2
@@ -74,7 +86,7 @@ def test_the_seat_of_a_state_that_is_gone_is_free() -> None:
     for _ in range(10):
         seats.take(states(2))
         gc.collect()
-    assert driver.allocated.count("states") == 2
+    assert driver.allocated.count("states") <= 2
 
 
 def test_all_can_be_fetched() -> None:

@@ -140,19 +140,12 @@ def test_a_backend_without_devices() -> None:
 
 def test_out_of_memory(gpu: WebGpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     import wgpu
-    from rwkv_edge_webgpu.driver import WebGpuDriver
 
-    opened = WebGpuDriver.__init__
+    def full(*_: Any, **__: Any) -> Any:
+        raise wgpu.GPUOutOfMemoryError("no memory left")
 
-    def poor(self: WebGpuDriver, adapter: Any) -> None:
-        opened(self, adapter)
-
-        def full(**_: Any) -> Any:
-            raise wgpu.GPUOutOfMemoryError("no memory left")
-
-        self.device.create_buffer = full
-
-    monkeypatch.setattr(WebGpuDriver, "__init__", poor)
+    other: Any = gpu.compile(deep_plan())
+    monkeypatch.setattr(type(other.driver.device), "create_buffer", full)
     with pytest.raises(BackendError, match=r"is out of memory: it has no .* MB for vectors"):
         gpu.compile(deep_plan())
 
@@ -160,20 +153,27 @@ def test_out_of_memory(gpu: WebGpuBackend, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_device_that_is_lost(gpu: WebGpuBackend) -> None:
     plan = deep_plan()
     executable: Any = gpu.compile(plan)
-    batch = Batch(np.array([1, 2], np.int32), [2], [np.zeros(plan.state_size, np.float32)], np.array([1], np.int32))
+    state = np.zeros(plan.state_size, np.float32)
+    batch = Batch(np.array([1, 2], np.int32), [2], [state], np.array([1], np.int32))
     executable.run(batch)
     executable.driver.device.destroy()
-    with pytest.raises(BackendError):
+    with pytest.raises(BackendError, match="was lost; open the model again"):
         executable.run(batch)
+    executable.close()
+    with pytest.raises(BackendError, match="the state was lost"):
+        executable.fetch(state)
+    again = gpu.compile(plan)
+    again.run(batch)
+    again.close()
 
 
 def test_an_adapter_that_computes_wrongly_is_refused_and_remembered(
     gpu: WebGpuBackend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from rwkv_edge_webgpu import driver, source
+    from rwkv_edge_webgpu import opened, source
 
     monkeypatch.setenv(verdicts.OVERRIDE, str(tmp_path))
-    monkeypatch.setattr(driver, "assemble", lambda kernel: source.assemble(kernel).replace("removed * kkas", "kkas"))
+    monkeypatch.setattr(opened, "assemble", lambda kernel: source.assemble(kernel).replace("removed * kkas", "kkas"))
     with pytest.raises(BackendError, match="computes wrongly"):
         gpu.compile(deep_plan())
     monkeypatch.undo()
