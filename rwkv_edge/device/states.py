@@ -81,7 +81,13 @@ class Seats:
         return seat
 
     def _grow(self, count: int) -> None:
-        self.fetch_all()
+        """Make room for `count`; all states move along."""
+        present = [(state, seat) for array, seat in self._guests.values() if (state := array()) is not None]
+        for state, _ in present:
+            self.fetch(state, release=False)
         self.driver.free(self.memory)
         self.count = min(self.most, 1 << (count - 1).bit_length())
         self.memory = self.driver.allocate(4 * self.stride * self.count, "states")
+        for state, seat in present:
+            if self.state_size:
+                self.driver.write(self.memory, 4 * self.stride * seat, state)
