@@ -4,7 +4,7 @@ from typing import Any
 
 from rwkv_edge import plan as p
 from rwkv_edge.device import kernels
-from rwkv_edge.device.driver import Driver, Step
+from rwkv_edge.device.driver import Driver, Limits, Step
 from rwkv_edge.device.packing import layout_of, pack
 from rwkv_edge.device.places import Arena, Vectors, embedding_places
 from rwkv_edge.device.stages import MAX_MEMBERS, Member, Stage, stages
@@ -71,27 +71,34 @@ class Program:
         """Launches take members of one layout and kind of rows, as many as a binding and the parameters allow."""
         groups: dict[tuple[Any, bool], list[Member]] = {}
         for member in members:
-            for part in _parts(member, self.driver.limits.binding):
+            for part in _parts(member, self.driver.limits):
                 groups.setdefault((layout_of(part.matmul.weight), part.matmul.out.per_output), []).append(part)
         for group in groups.values():
             taken: list[Member] = []
             for part in group:
-                if len(taken) == MAX_MEMBERS or sum(map(_nbytes, [*taken, part])) > self.driver.limits.binding:
+                if not self._fits([*taken, part]):
                     yield taken
                     taken = []
                 taken.append(part)
             yield taken
 
+    def _fits(self, members: list[Member]) -> bool:
+        """Whether one launch can do them."""
+        limits = self.driver.limits
+        groups = sum(-(-(member.end - member.begin) // kernels.ROW_GROUP) for member in members)
+        return len(members) <= MAX_MEMBERS and groups <= limits.groups and sum(map(_nbytes, members)) <= limits.binding
 
-def _parts(member: Member, limit: int) -> Iterator[Member]:
-    """The member, or parts of its rows that a kernel can see at once."""
-    if _nbytes(member) <= limit:
+
+def _parts(member: Member, limits: Limits) -> Iterator[Member]:
+    """The member, or parts of its rows that a launch can do."""
+    n_out, n_in = member.matmul.weight.shape
+    most = limits.groups * kernels.ROW_GROUP
+    if _nbytes(member) <= limits.binding and n_out <= most:
         yield member
         return
-    n_out, n_in = member.matmul.weight.shape
-    rows = limit // (_nbytes(member) // n_out + 4) // 64 * 64
+    rows = min(most, limits.binding // (_nbytes(member) // n_out + 4)) // kernels.TILE_ROWS * kernels.TILE_ROWS
     if rows < 1:
-        raise BackendError(f"rows of {n_in} weights are too long for this device, which can bind {limit} bytes")
+        raise BackendError(f"rows of {n_in} weights are too long for this device, which can bind {limits.binding} bytes")
     for begin in range(0, n_out, rows):
         yield Member(member.matmul, begin, min(n_out, begin + rows), member.then)
 

@@ -231,7 +231,7 @@ def test_a_small_device_takes_parts(device: Backend, bindable: int, monkeypatch:
     opened = DeviceExecutable.__init__
 
     def small(self: DeviceExecutable, plan: Plan, driver: Any) -> None:
-        driver.limits = type(driver.limits)(bindable, driver.limits.groups)
+        driver.limits = type(driver.limits)(bindable, 40)
         opened(self, plan, driver)
 
     monkeypatch.setattr(DeviceExecutable, "__init__", small)

@@ -1,10 +1,10 @@
-"""Q8_0 encoding gives the same bytes as ggml's reference."""
+"""Encoding gives the same bytes as ggml's reference."""
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from rwkv_edge.quant.decode import decode_blocks
-from rwkv_edge.quant.encode import encode_q8_0
+from rwkv_edge.quant.encode import encode_q4_0, encode_q8_0
 
 
 def normal(*shape: int, scale: float = 1.0) -> NDArray[np.float32]:
@@ -17,6 +17,20 @@ def test_blocks_are_those_of_the_reference(scale: float) -> None:
     weights = normal(500, 320, scale=scale)
     expected = gguf.quants.quantize(weights, gguf.GGMLQuantizationType.Q8_0)
     np.testing.assert_array_equal(encode_q8_0(weights), expected)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6, 1e-30, 1e4])
+def test_blocks_of_four_bits_are_those_of_the_reference(scale: float) -> None:
+    gguf = pytest.importorskip("gguf")
+    weights = normal(500, 320, scale=scale)
+    weights[0] = 0
+    expected = gguf.quants.quantize(weights, gguf.GGMLQuantizationType.Q4_0)
+    np.testing.assert_array_equal(encode_q4_0(weights), expected)
+
+
+def test_four_bits_refuse_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="q4_0"):
+        encode_q4_0(np.full((1, 32), np.inf, np.float32))
 
 
 def test_halves_round_away_from_zero() -> None:

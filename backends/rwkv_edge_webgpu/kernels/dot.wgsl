@@ -1,7 +1,8 @@
 // Products for few tokens. A workgroup has ROWS rows of a matrix and TOKENS tokens; its threads take every 64th unit.
 
 const LANES = 64u;
-const RESULTS = ROWS * TOKENS;
+const RESULTS = ROWS * TOKENS;   // at most LANES, a power of two
+const SHARE = LANES / RESULTS;
 
 var<workgroup> sums: array<f32, LANES * RESULTS>;
 
@@ -22,14 +23,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
     for (var i = 0u; i < RESULTS; i++) { sums[i * LANES + lane] = totals[i]; }
-    for (var step = LANES / 2u; step > 0u; step /= 2u) {
-        workgroupBarrier();
-        if (lane < step) {
-            for (var i = 0u; i < RESULTS; i++) { sums[i * LANES + lane] += sums[i * LANES + lane + step]; }
-        }
-    }
     workgroupBarrier();
+    // SHARE threads add up each result, RESULTS numbers each; then one of them the SHARE sums.
+    var sum = 0.0;
+    for (var i = 0u; i < RESULTS; i++) { sum += sums[lane / SHARE * LANES + lane % SHARE + i * SHARE]; }
+    workgroupBarrier();
+    sums[lane] = sum;
+    workgroupBarrier();
+    if (lane >= RESULTS) { return; }
+    var y = 0.0;
+    for (var i = 0u; i < SHARE; i++) { y += sums[lane * SHARE + i]; }
     let row = m.row + lane / TOKENS;
     let t = first + lane % TOKENS;
-    if (lane < RESULTS && row < m.n_out && t <= last) { finish(m.index, row, t, sums[lane * LANES]); }
+    if (row < m.n_out && t <= last) { finish(m.index, row, t, y); }
 }
