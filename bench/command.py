@@ -18,6 +18,7 @@ def arguments(doc: str | None, rounds: int = 5) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=rounds, help="each engine is measured once in each, in turn")
     parser.add_argument("--engines", default=",".join(ENGINES), help="with commas")
     parser.add_argument("--strategy", default="cpu", help="of rwkv_edge")
+    parser.add_argument("--dense", action="store_true", help="rwkv_edge reads also the weights that meet a zero of relu²")
     parser.add_argument("--official-strategy", default="cpu fp32", help="of the rwkv package")
     parser.add_argument("--save", action="store_true", help="keep the table in bench/results")
     return parser
@@ -41,7 +42,12 @@ def usable(chosen: argparse.Namespace, path: Path, notes: list[str]) -> list[str
 
 
 def options(chosen: argparse.Namespace, facts: ModelFacts) -> dict[str, str]:
-    return {"strategy": chosen.strategy, "official_strategy": chosen.official_strategy, "version": facts.version}
+    return {
+        "strategy": chosen.strategy,
+        "dense": "yes" if chosen.dense else "no",
+        "official_strategy": chosen.official_strategy,
+        "version": facts.version,
+    }
 
 
 @contextmanager

@@ -14,8 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from rwkv_edge_cpu import layout
 from rwkv_edge_cpu.executable import CpuExecutable
-from rwkv_edge_cpu.quantize_op import with_bytes
-from rwkv_edge_cpu.schedule import in_phases
 from rwkv_edge_cpu.system import CLOCK_TICKS
 
 from rwkv_edge import Model
@@ -98,16 +96,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=512, help="of the prompt; 0: decode alone")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--by", choices=["shape", "kind"], default="shape")
+    parser.add_argument("--dense", action="store_true", help="read all weights, also those that meet a zero")
     arguments = parser.parse_args()
-    with Model(arguments.model, "cpu", threads=arguments.threads) as model:
-        ops = in_phases(with_bytes(model.plan))[0].ops
+    with Model(arguments.model, "cpu", threads=arguments.threads, sparse=False if arguments.dense else None) as model:
         for n, steps in ((1, arguments.steps), (arguments.tokens, 3)):
             if n == 0:
                 continue
             times, outside = measure(model, np.arange(1, n + 1, dtype=np.int32), steps)
             program = model._executable._program  # type: ignore[attr-defined]
             took_part = float((~np.isnan(times[:, :, 0])).sum(axis=1).mean())
-            table = lines(ops, program.records[:, layout.BARRIER], times, arguments.by)
+            table = lines(program.ops, program.records[:, layout.BARRIER], times, arguments.by)
             title = "one token" if n == 1 else f"{n} tokens"
             show(f"{title}, {took_part:.1f} of {times.shape[1]} threads", table, outside, n)
 

@@ -74,8 +74,14 @@ class Backend(Protocol):
         """Whether `MatMul` and `Embed` compute directly from this weight format; others are decoded before `compile`."""
         ...
 
-    def compile(self, plan: Plan, *, precision: str | None = None, threads: int | None = None) -> Executable:
-        """precision: "fp32" or "fp64" activations where the backend offers a choice; None: its own."""
+    def compile(
+        self, plan: Plan, *, precision: str | None = None, threads: int | None = None, sparse: bool | None = None
+    ) -> Executable:
+        """precision: "fp32" or "fp64" activations where the backend offers a choice; None: its own.
+
+        sparse: whether weights that meet a zero of relu² are left out where that takes a second copy of the matrix; None: where
+        memory allows. The result is the same but for rounding. A backend without the choice ignores it.
+        """
         ...
 
 

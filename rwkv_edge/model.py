@@ -26,7 +26,7 @@ from rwkv_edge.weights import Weights, open_weights
 Tokens = Sequence[int] | NDArray[np.integer[Any]]
 END_OF_DOCUMENT = 0  # in every RWKV vocabulary: separates documents in training
 TOKENS_PER_RUN = 512  # a longer prompt goes through in pieces, which bounds the activations' memory
-PRODUCTS_PER_RUN = 100e9  # and the time until an interrupt is seen: about a second on two fast cores
+PRODUCTS_PER_RUN = 200e9  # and the time until an interrupt is seen: about half a second on two fast cores
 
 
 SPACE_AFTER_ASSISTANT = re.compile(r"Assistant:[^\S\n]\s*$")
@@ -42,6 +42,8 @@ class Model:
     strategy: "auto", or a backend and maybe a weight format: "cpu", "cpu fp32", "webgpu fp16", "webgpu:1", "numpy fp64".
     tokenizer: a `Tokenizer`, or the path of a vocabulary; None: the file's own, or the one its vocabulary size implies.
     threads: of the CPU backend; None: the fast cores this process may use.
+    sparse: of the CPU backend: single tokens skip the weights that meet a zero in the channel-mix, which takes a second copy of
+        its value matrices (a quarter to a third of the file) in memory; None: where that fits.
 
     Sequences are independent: each has a `State`, and the model may be shared by threads (their runs take turns). A state
     that is passed in is advanced in place, as in the official package; `State.copy` makes a branch.
@@ -56,13 +58,16 @@ class Model:
         *,
         tokenizer: Tokenizer | str | Path | None = None,
         threads: int | None = None,
+        sparse: bool | None = None,
     ) -> None:
         if threads is not None and (type(threads) is not int or threads < 1):
             raise InputError(f"threads must be an integer from 1, got {threads!r}")
         chosen = parse(strategy)
         self.weights: Weights = open_weights(path)
         self.shape: ModelShape = read_shape(self.weights)
-        backend, self.plan, self._executable = compiled(build_plan(self.weights), chosen, threads)
+        backend, self.plan, self._executable = compiled(
+            build_plan(self.weights), chosen, threads=threads, sparse=sparse
+        )
         self.backend_name = backend.name
         self._holder = self._executable if isinstance(self._executable, HoldsStates) else None
         self._weights_per_token = sum(op.weight.size for op in self.plan.ops if isinstance(op, MatMul))
@@ -164,7 +169,7 @@ class Model:
         at = [0] * len(sequences)
         while active := [i for i, tokens in enumerate(sequences) if at[i] < len(tokens)]:
             share = max(1, limit // len(active))
-            pieces = [sequences[i][at[i] : at[i] + share] for i in active]
+            pieces = [next_piece(sequences[i][at[i] :], share) for i in active]
             outputs: list[int] = []
             ends, end = [], 0
             for i, piece in zip(active, pieces, strict=True):
@@ -252,6 +257,12 @@ class Model:
     ) -> str:
         """The continuation of `prompt` as one text."""
         return "".join(self._pieces(self.encode_prompt(prompt), state, max_tokens, sampling))
+
+
+def next_piece(tokens: NDArray[np.int32], limit: int) -> NDArray[np.int32]:
+    """The first of as few pieces of at most `limit` tokens as there can be, all about equal: a short rest would be slow."""
+    n_pieces = -(-len(tokens) // limit)
+    return tokens[: -(-len(tokens) // n_pieces)]
 
 
 def decoded(tokens: Iterator[int], decoder: StreamDecoder) -> Iterator[str]:

@@ -84,8 +84,10 @@ def choose_backend(strategy: Strategy) -> Backend:
     return backend.select(strategy.which)
 
 
-def compiled(plan: Plan, strategy: Strategy, threads: int | None = None) -> tuple[Backend, Plan, Executable]:
-    """The chosen backend, the plan in formats for it, and it compiled. Raises BackendError.
+def compiled(
+    plan: Plan, strategy: Strategy, *, threads: int | None = None, sparse: bool | None = None
+) -> tuple[Backend, Plan, Executable]:
+    """The chosen backend, the plan in formats for it, and it compiled. threads, sparse: see `Backend`. Raises BackendError.
 
     "auto" goes on to the next backend, with a FallbackWarning, where one turns out not to run the plan.
     """
@@ -95,9 +97,11 @@ def compiled(plan: Plan, strategy: Strategy, threads: int | None = None) -> tupl
             warnings.warn(f"running on the {backend.name} backend: {refusals[-1]}", FallbackWarning, stacklevel=3)
         placed = place(plan, strategy, backend)
         try:
-            return backend, placed, backend.compile(placed, precision=strategy.precision, threads=threads)
+            executable = backend.compile(placed, precision=strategy.precision, threads=threads, sparse=sparse)
         except BackendError as error:
             refusals.append(error)
+        else:
+            return backend, placed, executable
     raise refusals[0]
 
 

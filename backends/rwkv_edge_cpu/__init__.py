@@ -29,8 +29,11 @@ class CpuBackend:
     def supports(self, format: str) -> bool:
         return format in FORMATS
 
-    def compile(self, plan: Plan, *, precision: str | None = None, threads: int | None = None) -> Executable:
+    def compile(
+        self, plan: Plan, *, precision: str | None = None, threads: int | None = None, sparse: bool | None = None
+    ) -> Executable:
         """precision: None or "fp32".  threads: how many work on a step; None: the performance cores that this process may use.
+        sparse: see `rwkv_edge.backend.Backend`.
 
         The first call on a machine compiles the kernels that the plan needs (seconds); later processes load them from a cache.
         Raises BackendError for a precision or a weight format that there is no kernel for.
@@ -42,7 +45,7 @@ class CpuBackend:
         from rwkv_edge_cpu.executable import CpuExecutable
 
         with numba_needed():
-            return CpuExecutable(plan, usable_cores() if threads is None else threads)
+            return CpuExecutable(plan, usable_cores() if threads is None else threads, sparse)
 
     def warm_up(self) -> None:
         """See `rwkv_edge.backend.CompilesAhead`. Raises BackendError where nothing can be kept."""

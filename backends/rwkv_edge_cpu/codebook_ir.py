@@ -1,6 +1,6 @@
 """Blocks whose codes index a table, as LLVM IR: IQ4_NL, IQ4_XS, IQ3_XXS, IQ3_S. See rwkv_edge.quant.iq."""
 # mypy: allow-untyped-defs, allow-untyped-calls
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from llvmlite import ir
@@ -23,6 +23,8 @@ from rwkv_edge_cpu.pieces_ir import (
 )
 from rwkv_edge_cpu.vector_ir import F32, I8, I16, I32, I64, Target, at, call, constant, load, splat, vector
 
+LEVELS = [int(x) for x in IQ4_LEVELS]
+
 
 def table(b: ir.IRBuilder, name: str, values: NDArray[np.uint32]) -> ir.Value:
     """Address of a constant array of words, which becomes part of the compiled code."""
@@ -35,17 +37,17 @@ def table(b: ir.IRBuilder, name: str, values: NDArray[np.uint32]) -> ir.Value:
     return b.ptrtoint(b.module.globals[name], I64)
 
 
-def level(b: ir.IRBuilder, cpu: Target, codes: ir.Value) -> ir.Value:
-    """Nibbles, a byte each, to the levels they stand for."""
-    n, known = codes.type.count, [int(x) for x in IQ4_LEVELS]
+def look_up(b: ir.IRBuilder, cpu: Target, table: Sequence[int], codes: ir.Value) -> ir.Value:
+    """Nibbles, a byte each, to what stands at their places in a table of 16 bytes."""
+    n = codes.type.count
     if n in cpu.byte_shuffles:
-        return call(b, cpu.byte_shuffles[n], codes.type, ir.Constant(codes.type, known * (n // 16)), codes)
+        return call(b, cpu.byte_shuffles[n], codes.type, ir.Constant(codes.type, [*table] * (n // 16)), codes)
     if cpu.byte_shuffles:
-        return join(b, *(level(b, cpu, pick(b, codes, part)) for part in (range(n // 2), range(n // 2, n))))
-    result = constant(codes.type, known[0])
+        return join(b, *(look_up(b, cpu, table, pick(b, codes, part)) for part in (range(n // 2), range(n // 2, n))))
+    result = constant(codes.type, table[0])
     for i in range(1, 16):
         reached = b.icmp_unsigned(">=", codes, constant(codes.type, i))
-        result = b.select(reached, constant(codes.type, known[i]), result)
+        result = b.select(reached, constant(codes.type, table[i]), result)
     return result
 
 
@@ -57,7 +59,7 @@ def shifts(b: ir.IRBuilder, x: ir.Value, step: int, mask: int) -> ir.Value:
 
 def iq4_nl(b: ir.IRBuilder, cpu: Target, blocks: Blocks) -> Parts:
     nibbles = codes(b, blocks, [(2, 0), (2, 4)], 15)
-    return Parts([level(b, cpu, x) for x in nibbles], halves(b, cpu, blocks, 0))
+    return Parts([look_up(b, cpu, LEVELS, x) for x in nibbles], halves(b, cpu, blocks, 0))
 
 
 def iq4_xs(b: ir.IRBuilder, cpu: Target, blocks: Blocks) -> Parts:
@@ -65,10 +67,12 @@ def iq4_xs(b: ir.IRBuilder, cpu: Target, blocks: Blocks) -> Parts:
     scales = b.or_(shifts(b, word(b, blocks.base, 4), 4, 15), right(b, high, -4))
     scales = b.sitofp(b.sub(scales, constant(scales.type, 32)), vector(F32, 8))
     nibbles = codes(b, blocks, [(8 + 16 * (piece // 2), piece % 2 * 4) for piece in range(16)], 15)
-    return Parts([level(b, cpu, x) for x in nibbles], b.fmul(scales, half(b, cpu, blocks.base, 0, 8)))
+    return Parts([look_up(b, cpu, LEVELS, x) for x in nibbles], b.fmul(scales, half(b, cpu, blocks.base, 0, 8)))
 
 
-def from_grid(b: ir.IRBuilder, blocks: Blocks, grid: ir.Value, index: Callable[[int], ir.Value], signs: ir.Value) -> list[ir.Value]:
+def from_grid(
+    b: ir.IRBuilder, blocks: Blocks, grid: ir.Value, index: Callable[[int], ir.Value], signs: ir.Value
+) -> list[ir.Value]:
     """Vectors of codes: four magnitudes from each place `index(i)` of the grid; signs: <32 x i8>, a bit for each weight."""
     n = blocks.width // 4
     result = []

@@ -14,19 +14,12 @@ from rwkv_edge.errors import BackendError
 from rwkv_edge_cpu import layout, program
 from rwkv_edge_cpu.inputs import Inputs, address
 from rwkv_edge_cpu.machine_code import address as code_address
+from rwkv_edge_cpu.memory import aligned
 from rwkv_edge_cpu.pace import Pace
 from rwkv_edge_cpu.system import CLOCK_TICKS
 from rwkv_edge_cpu.team import Team
 
-CACHE_LINE = 64
 WALK = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 9)  # calls without holding the interpreter lock
-
-
-def aligned(nbytes: int) -> NDArray[np.uint8]:
-    """Uninitialised memory that begins at a cache line."""
-    raw = np.empty(nbytes + CACHE_LINE, np.uint8)
-    start = -address(raw) % CACHE_LINE
-    return raw[start : start + nbytes]
 
 
 @dataclass(slots=True, eq=False)
@@ -54,10 +47,10 @@ class CpuExecutable:
 
     state_dtype = np.dtype(np.float32)
 
-    def __init__(self, plan: p.Plan, threads: int) -> None:
+    def __init__(self, plan: p.Plan, threads: int, sparse: bool | None = None) -> None:
         self._threads = threads
         self._state_size = plan.state_size
-        self._program: program.Program | None = program.build(plan, threads)
+        self._program: program.Program | None = program.build(plan, threads, sparse)
         self._n_ops = len(self._program.records)
         self._n_barriers = int(self._program.records[:, layout.BARRIER].sum())
         self._walk = WALK(code_address(program.WALK))

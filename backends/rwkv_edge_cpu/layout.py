@@ -28,10 +28,26 @@
     X_STRIDE,  # activations as bytes: from a row to the next
     ZERO,  # of the weights that they will meet: code of weight zero
     GROUP,  # of these: how many share a scale
+    LIST,  # bytes from the operand that holds the list of keys to the list
+    SPARSE,  # address of a record of its own, see sparse.py
     N_FIELDS,
-) = range(27)
+) = range(29)
 
 OPERANDS = slice(OUT, F + 1)
+
+# What the record of an op by key has in a record of its own.
+(
+    COPY,  # address of the tiles, one behind the other
+    TILE,  # outputs in a tile
+    TILE_BYTES,
+    READY,  # address of int64 [tiles]: see below
+    MOST,  # fours of keys with which this is faster than the product with all
+    DENSE,  # addresses of functions: the product with all keys,
+    RELAY,  # and what re-lays a tile
+    N_SPARSE,
+) = range(8)
+# Of a tile; below: so many rows still take all keys, so that not all matrices are re-laid in the same step.
+UNTOUCHED, COPIED, NOT_FINITE = range(3)  # infinity and NaN times zero is NaN: such tiles take all keys
 
 # The frame: what changes from run to run.
 TOKENS, OUTPUTS, STATES, STARTS, SEGMENTS, N_FRAME = range(6)  # addresses of int32 [T], int32 [M], int64 [S], int64 [S + 1]; S
@@ -39,9 +55,14 @@ TOKENS, OUTPUTS, STATES, STARTS, SEGMENTS, N_FRAME = range(6)  # addresses of in
 # Control words that threads share: atomics, a cache line apart, then for each worker one counter per op.
 ARRIVED, ABORT, WAITED, COUNTERS = 0, 8, 16, 24
 
+FEW = 4  # rows of x: fewer are multiplied one by one, because a tile would be mostly empty
+
 # Scratch of one thread: decoded weights, then room for what a tile returns.
-TILE_ROWS = 4  # rows of a matrix that are decoded and multiplied at a time
-TILE_WIDTH = 1024  # weights of each: 16 KB in all, for a first cache of 32; a multiple of every block size
+TILE_WIDTH = 512  # weights of a row that are decoded and multiplied at a time; a multiple of every block size
+TILE_ROWS, PLAIN_TILE_ROWS = 4, 16  # of plain floats: rows in registers, and rows that are decoded at a time
 TILE_STRIDE = TILE_WIDTH + 16  # floats; not a power of two, so that the rows do not compete for the same cache lines
-BYTE_TILE_FLOATS = 32 * TILE_WIDTH * 6 // 16 + 32 * 12 + 32 * 112  # of 32 rows of blocks: bytes, scales, offsets; sums; pieces
-SCRATCH_FLOATS = max(TILE_ROWS * TILE_STRIDE + 64, BYTE_TILE_FLOATS)
+BYTE_TILE_ROWS = 32  # of blocks: at most
+PIECE = 256  # weights of each that are unpacked before they are sorted into a tile; a multiple of every block size
+PIECE_BYTES = PIECE + 2 * PIECE // 4 + 64  # with scales and offsets; not a power of two
+BYTE_TILE_FLOATS = BYTE_TILE_ROWS * ((TILE_WIDTH * 6 + PIECE_BYTES * 4) // 16 + 12)  # codes, scales, offsets; pieces; sums
+SCRATCH_FLOATS = max(PLAIN_TILE_ROWS * TILE_STRIDE + 64, BYTE_TILE_FLOATS)

@@ -1,5 +1,6 @@
 """Rows of plain floats times float32 x, as LLVM IR."""
 # mypy: allow-untyped-defs, allow-untyped-calls
+from itertools import chain
 from typing import Any
 
 from llvmlite import ir
@@ -7,7 +8,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rwkv_edge_cpu.row_ir import AHEAD, LINE, add_product
+from rwkv_edge_cpu.row_ir import LINE, add_product, prefetch_ahead
 from rwkv_edge_cpu.vector_ir import (
     F32,
     I32,
@@ -19,7 +20,6 @@ from rwkv_edge_cpu.vector_ir import (
     float_kind,
     load,
     offset,
-    prefetch,
     store,
     sums_of,
 )
@@ -30,11 +30,11 @@ UNROLL = 4  # sums of a row that do not wait for each other, or as many as take 
 
 
 def plain_dots(name: str) -> Any:
-    """An intrinsic dots(rows, stride, last, x, n, y): y[i] = row i of weights of format `name` times x [n] for i <= last < ROWS.
+    """An intrinsic dots(rows, stride, last, x, n, y): y[i] = row i of weights of format `name` times x [n], i <= last < ROWS.
 
     Rows are `stride` bytes apart, the weights of each one behind the other.
     """
-    _, size = PLAIN[name]
+    size = PLAIN[name][1]
 
     @intrinsic
     def dots(typingctx, rows, stride, last, x, n, y):
@@ -61,11 +61,11 @@ def plain_dots(name: str) -> Any:
 
 
 def _products(b, cpu, name, rows, x, n, unroll):
-    """<rows x float>: each row times x, with `unroll` sums for each."""
+    """<rows x float>: each row times x, with `unroll` sums for each. What is left behind whole vectors is added one by one."""
     loader, size = PLAIN[name]
     totals = [[cgutils.alloca_once(b, float_kind(cpu.lanes)) for _ in rows] for _ in range(unroll)]
     rest = [cgutils.alloca_once(b, F32) for _ in rows]
-    for total in (*sum(totals, []), *rest):
+    for total in (*chain.from_iterable(totals), *rest):
         b.store(constant(total.type.pointee, 0.0), total)
     done = ir.Constant(I64, 0)
     for sums, lanes in (*[(totals, cpu.lanes)] * (unroll > 1), (totals[:1], cpu.lanes), ([rest], 1)):
@@ -73,9 +73,8 @@ def _products(b, cpu, name, rows, x, n, unroll):
         end = b.udiv(n, step)
         with cgutils.for_range(b, end, start=b.udiv(done, step), intp=I64) as loop:
             first = b.mul(loop.index, step)
-            if len(sums) > 1:
-                for i in range(0, size * lanes * len(sums), LINE):
-                    prefetch(b, offset(b, at(b, rows[0], first, size), AHEAD + i))
+            if lanes > 1:  # in the order in which all these rows lie, not in that in which they are read
+                prefetch_ahead(b, at(b, rows[0], first, size * len(rows)), size * lanes * len(sums) * len(rows))
             for j, of_rows in enumerate(sums):
                 column = offset(b, first, j * lanes)
                 factor = load(b, at(b, x, column, 4), float_kind(lanes))

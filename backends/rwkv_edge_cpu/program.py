@@ -15,6 +15,7 @@ from rwkv_edge_cpu.codes import activation_bytes
 from rwkv_edge_cpu.machine_code import KernelName, address, kernel_name
 from rwkv_edge_cpu.quantize_op import Quantize, with_bytes
 from rwkv_edge_cpu.schedule import in_phases, place_buffers
+from rwkv_edge_cpu.sparse_op import ListKeys, SparseMatMul, sparse_products, sparse_record
 
 BYTES_AT_ONCE = 32 << 10  # of weights that a thread takes at a time: a microsecond or more of work
 PIECES_PER_THREAD = 4  # so that a thread which was interrupted does not keep the others waiting
@@ -81,7 +82,9 @@ LOWERINGS: dict[type, Lowering] = {
     p.Scale: Lowering(kernel_name("elementwise.scale"), ("x",), "row", _width, _fixed),
     p.Activation: Lowering(None, ("x",), "row", _width, _fixed),
     p.MatMul: Lowering(None, ("x",), "op", _width, _one),
+    SparseMatMul: Lowering(None, ("x", "keys"), "op", _width, _one),
     Quantize: Lowering(kernel_name("quantized.quantize"), ("x",), "row", _runs, _fixed),
+    ListKeys: Lowering(None, ("x",), "row", _runs, _fixed),
     p.Wkv4: Lowering(kernel_name("wkv.wkv4"), ("k", "v", "decay", "first"), "segment", _width, _channels),
     p.Wkv6: Lowering(kernel_name("wkv.wkv6"), ("r", "k", "v", "decay", "bonus"), "segment", _heads, _one),
     p.Wkv7: Lowering(kernel_name("wkv.wkv7"), ("r", "decay", "k", "v", "kk", "a"), "segment", _heads, _one),
@@ -90,7 +93,10 @@ MAY_BE_SHARED = {p.Lerp: "weight", p.Add: "b", p.Multiply: "b", p.Wkv6: "decay"}
 
 
 WALK = kernel_name("interpreter.walk")
-MATMUL = kernel_name("matmul.matmul")  # weights of any strides
+MATMUL = kernel_name("matmul.any_strides")  # weights of any strides
+QUANTIZE_AND_LIST, LIST_FLOATS, NOTHING = map(
+    kernel_name, ("sparse.quantize_and_list", "sparse.list_of_floats", "sparse.nothing")
+)
 
 
 def decoder_of(format: str) -> KernelName:
@@ -98,18 +104,25 @@ def decoder_of(format: str) -> KernelName:
 
 
 def matrix_kernels(format: str) -> tuple[KernelName, ...]:
-    """Of one row of x and of several, for blocks; of one row for floats that lie row by row, and column by column."""
-    blocks, floats = ("quantized.row_kernel", "quantized.tile_kernel"), ("matvec.row_kernel", "matvec.column_kernel")
+    """Blocks: of one row of x, of several. Floats: of one, weights row by row or column by column; of several, row by row."""
+    blocks = "quantized.row_kernel", "quantized.tile_kernel"
+    floats = "matvec.row_kernel", "matvec.column_kernel", "matmul.row_kernel"
     names = floats if FORMATS[format].is_float else blocks
     return tuple(kernel_name(name, format) for name in names)
+
+
+def by_key(format: str) -> tuple[KernelName, ...]:
+    """The product by key, and what re-lays the matrix for it."""
+    return kernel_name("sparse.sparse_kernel", format), kernel_name("sparse.relay_kernel", format)
 
 
 def every_kernel() -> list[KernelName]:
     """Of all ops and formats."""
     ops = [lowering.kernel for lowering in LOWERINGS.values() if lowering.kernel is not None]
     activations = [kernel_name("elementwise.activation", kind) for kind in p.ACTIVATIONS]
-    matrices = [name for format in FORMATS for name in (decoder_of(format), *matrix_kernels(format))]
-    return list(dict.fromkeys([WALK, *ops, *activations, MATMUL, *matrices]))
+    matrices = [name for format in FORMATS for name in (decoder_of(format), *matrix_kernels(format), *by_key(format))]
+    lists = [QUANTIZE_AND_LIST, LIST_FLOATS, NOTHING]
+    return list(dict.fromkeys([WALK, *ops, *activations, MATMUL, *lists, *matrices]))
 
 
 @dataclass(slots=True, eq=False)
@@ -119,6 +132,7 @@ class Program:
     records: int64 [ops, N_FIELDS].  single, many: kernel addresses for one row and for more.
     region, offset: where operands lie.  token_floats, output_floats: activation memory per token and per output.
     kept: arrays whose addresses are in the records.  result_fields: where in the flat records the logits' address goes.
+    ops: what the records were made from.
     """
 
     records: NDArray[np.int64]
@@ -136,6 +150,7 @@ class Program:
     n_vocab: int | None
     kept: list[NDArray[Any]]
     result_fields: list[int]
+    ops: tuple[Any, ...]
 
     def bind(self, n_tokens: int, n_outputs: int, n_segments: int, tokens_at: int, outputs_at: int) -> None:
         """Fill in the addresses and amounts for runs of this shape; `result` is still to be set."""
@@ -155,11 +170,11 @@ class Program:
             flat[field] = address
 
 
-def build(plan: p.Plan, threads: int) -> Program:
+def build(plan: p.Plan, threads: int, by_key: bool | None = None) -> Program:
     """Raises BackendError for weights that there is no kernel for. Compiles the kernels that the plan needs, or loads them."""
     for op in plan.ops:
         _check_widths(op, [op.out, *(getattr(op, name) for name in LOWERINGS[type(op)].operands)])
-    plan, phases = in_phases(with_bytes(plan))
+    plan, phases = in_phases(with_bytes(plan, sparse_products(plan, by_key)))
     offsets, token_floats, output_floats = place_buffers(plan, phases)
     n = len(plan.ops)
     records = np.zeros((n, layout.N_FIELDS), np.int64)
@@ -195,10 +210,18 @@ def build(plan: p.Plan, threads: int) -> Program:
         elif isinstance(op, p.MatMul):
             _place_weight(records[i], op.weight, kept)
             one, several = _matrix_kernels(records[i], op.weight.format)
+            records[i, layout.X_STRIDE] = 4 * op.x.width
             records[i, layout.GRAIN] = _rows_at_once(op.weight, threads)
+            if isinstance(op, SparseMatMul):
+                one = _place_copy(records, i, op.weight, one, threads, kept)
         elif isinstance(op, Quantize):
             records[i, layout.X_STRIDE], records[i, layout.N_IN] = 4 * op.out.width, op.x.width
             records[i, layout.ZERO], records[i, layout.GROUP] = op.zero, op.group
+            records[i, layout.LIST] = activation_bytes(op.x.width)
+            one = QUANTIZE_AND_LIST if op.listed else one
+        elif isinstance(op, ListKeys):
+            records[i, layout.N_IN] = op.x.width
+            one, several = LIST_FLOATS, NOTHING
         assert one is not None
         assert several is not None
         single[i], many[i] = address(one), address(several)
@@ -211,6 +234,7 @@ def build(plan: p.Plan, threads: int) -> Program:
         np.array([op.out.per_output for op in plan.ops]),
         token_floats, output_floats, plan.logits, min(vocabularies, default=None), kept,
         [int(i) * layout.N_FIELDS + layout.OUT + int(j) for i, j in np.argwhere(region == RESULT)],
+        plan.ops,
     )  # fmt: skip
 
 
@@ -266,19 +290,30 @@ def _matrix_kernels(record: NDArray[np.int64], format: str) -> tuple[KernelName,
     """For a single row of x, and for more."""
     block, kernels = FORMATS[format], matrix_kernels(format)
     if not block.is_float:
-        record[layout.X_STRIDE] = activation_bytes(int(record[layout.N_IN]))
         return kernels[0], kernels[1]
     record[layout.DECODE] = address(decoder_of(format))
     if record[layout.STRIDE_IN] == block.block_bytes:
-        return kernels[0], MATMUL
+        return kernels[0], kernels[2]
     if record[layout.STRIDE_OUT] == block.block_bytes:
         return kernels[1], MATMUL
     return MATMUL, MATMUL
 
 
+def _place_copy(
+    records: NDArray[np.int64], i: int, weight: Tensor, dense: KernelName, threads: int, kept: list[NDArray[Any]]
+) -> KernelName:
+    """What the product by key needs beside the matrix; returns its kernel for a single row of x."""
+    record, earlier = records[i], np.count_nonzero(records[:i, layout.SPARSE])
+    parts = sparse_record(weight, dense, threads, int(earlier), kept)
+    record[layout.SPARSE], record[layout.GRAIN] = parts.ctypes.data, parts[layout.TILE]
+    record[layout.LIST] = 0 if FORMATS[weight.format].is_float else activation_bytes(weight.shape[1])
+    return by_key(weight.format)[0]
+
+
 def _rows_at_once(weight: Tensor, threads: int) -> int:
-    """A multiple of 16, so that tiles are full and threads do not write to the same cache line."""
+    """A multiple of what a tile holds; also of 16, so that threads do not write to the same cache line."""
     n_out = weight.shape[0]
     enough = BYTES_AT_ONCE * n_out // max(1, weight.nbytes)
     fair = n_out // (threads * PIECES_PER_THREAD)
-    return max(1, min(enough, fair) // 32) * 32
+    tile = layout.PLAIN_TILE_ROWS if FORMATS[weight.format].is_float else layout.BYTE_TILE_ROWS
+    return max(1, min(enough, fair) // tile) * tile

@@ -8,10 +8,13 @@ from functools import cache
 from rwkv_edge_cpu.intrinsics import floats, int64s
 from rwkv_edge_cpu.jit import REDUCTION, Kernel, decoder, inlined, kernel, specialized
 from rwkv_edge_cpu.layout import (
+    FEW,
     GROUP,
     N_FIELDS,
     N_IN,
     OUT,
+    PIECE,
+    PIECE_BYTES,
     ROWS,
     STRIDE_OUT,
     TILE_WIDTH,
@@ -24,9 +27,6 @@ from rwkv_edge_cpu.layout import (
 from rwkv_edge_cpu.quantized_ir import BLOCKS, block_decode, quantize_run
 from rwkv_edge_cpu.row_ir import block_dot
 from rwkv_edge_cpu.tile_ir import block_tile, block_unpack, prefetch_bytes, tile_shape, transpose
-
-PIECE = 256  # weights of each row that are unpacked before they are sorted into a tile; a multiple of every block size
-PIECE_BYTES = PIECE + 2 * PIECE // 4 + 64  # with scales and offsets; not a power of two
 
 BLOCK_SIZE = BLOCK_BYTES = GROUP_SIZE = HAS_OFFSETS = 0  # templates' globals, see `jit.specialized`
 decode_blocks = dot_row = unpack_row = unpack_tile = multiply_tile = lambda *_: None
@@ -56,11 +56,13 @@ def rows_of(record, frame, scratch, begin, end):
         y[i] = dot_row(r[WEIGHT] + i * r[STRIDE_OUT], r[A], r[N_IN])
 
 
-def unpack_tile(r, row, n_rows, k, n, scratch, codes, scales, offsets):
+def unpack_rows(r, row, n_rows, k, n, scratch, codes, scales, offsets):
     """Weights k to k + n of some rows as a tile, a piece at a time: small enough to stay in the first cache in between."""
     tile_rows, _ = tile_shape()
-    ahead = TILE_WIDTH if k + TILE_WIDTH < r[N_IN] else 0
-    ahead = ahead // BLOCK_SIZE * BLOCK_BYTES if ahead else tile_rows * r[STRIDE_OUT] - k // BLOCK_SIZE * BLOCK_BYTES
+    if k + TILE_WIDTH < r[N_IN]:  # from here to what the next tile will be made of
+        ahead = TILE_WIDTH // BLOCK_SIZE * BLOCK_BYTES
+    else:
+        ahead = tile_rows * r[STRIDE_OUT] - k // BLOCK_SIZE * BLOCK_BYTES
     for done in range(0, n, PIECE):
         m = min(PIECE, n - done)
         groups = m // GROUP_SIZE
@@ -80,6 +82,12 @@ def unpack_tile(r, row, n_rows, k, n, scratch, codes, scales, offsets):
 def tiles_of(record, frame, scratch, begin, end):
     """A: activation rows as bytes. Rows of the weight are unpacked once, a tile at a time, for all of these."""
     r = int64s(record, N_FIELDS)
+    if r[ROWS] < FEW:
+        for i in range(begin, end):
+            for t in range(r[ROWS]):
+                y = floats(r[OUT] + 4 * t * r[WIDTH], end)
+                y[i] = dot_row(r[WEIGHT] + i * r[STRIDE_OUT], r[A] + t * r[X_STRIDE], r[N_IN])
+        return
     tile_rows, tile_tokens = tile_shape()
     codes = scratch
     scales = codes + tile_rows * TILE_WIDTH
@@ -117,5 +125,6 @@ def tile_kernel(format: str) -> Kernel:
     """For several rows x."""
     block = BLOCKS[format]
     names = {"GROUP_SIZE": block.group, "HAS_OFFSETS": block.has_offsets, "unpack_row": block_unpack(format)}
-    unpack = inlined(specialized(unpack_tile, format, **names))
-    return kernel(REDUCTION)(specialized(tiles_of, format, unpack_tile=unpack, multiply_tile=block_tile(format)))
+    unpack = inlined(specialized(unpack_rows, format, **names))
+    names = {"dot_row": block_dot(format), "unpack_tile": unpack, "multiply_tile": block_tile(format)}
+    return kernel(REDUCTION)(specialized(tiles_of, format, **names))

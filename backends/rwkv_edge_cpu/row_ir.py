@@ -35,7 +35,7 @@ from rwkv_edge_cpu.vector_ir import (
     vector,
 )
 
-AHEAD = 8192  # bytes: beyond the page, where the memory system stops by itself
+AHEAD = 8192  # bytes: beyond the page, at whose end the memory system stops by itself
 AT_ONCE = 128  # weights at least: enough work that does not wait for other work
 N_SUMS = 4
 LINE = 64  # bytes that memory hands over at once
@@ -128,7 +128,7 @@ def block_dot(name: str) -> Any:
             end = b.udiv(blocks, together)
             with cgutils.for_range(b, end, intp=I64) as loop:
                 first = b.mul(loop.index, together)
-                prefetch_from(b, offset(b, at(b, row, first, size.block_bytes), AHEAD), steps * chains.blocks * size.block_bytes)
+                prefetch_ahead(b, at(b, row, first, size.block_bytes), steps * chains.blocks * size.block_bytes)
                 for i in range(steps):
                     add_blocks(b, cpu, chains, row, x, n, offset(b, first, i * chains.blocks), sums[i:] + sums[:i], rest)
             if format.runs == 1:
@@ -146,9 +146,10 @@ def zeros(b: ir.IRBuilder, lanes: int) -> ir.Value:
     return cgutils.alloca_once_value(b, constant(vector(F32, lanes), 0.0))
 
 
-def prefetch_from(b: ir.IRBuilder, address: ir.Value, n: int) -> None:
+def prefetch_ahead(b: ir.IRBuilder, address: ir.Value, n: int) -> None:
+    """As many bytes as are read from `address` on, that much later."""
     for i in range(0, n, LINE):
-        prefetch(b, offset(b, address, i))
+        prefetch(b, offset(b, address, AHEAD + i))
 
 
 def add_blocks(b, cpu, chains, row, x, n, index, sums, rest):

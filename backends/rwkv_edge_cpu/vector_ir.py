@@ -12,8 +12,6 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rwkv_edge_cpu.layout import TILE_ROWS
-
 F32, I1, I8, I16, I32, I64 = ir.FloatType(), ir.IntType(1), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 SQUARE = 4  # what `square_decode` takes at a time
 
@@ -225,32 +223,3 @@ def vector_lanes(typingctx):
 def tile_tokens(typingctx):
     """Columns of a tile, a constant."""
     return types.int64(), lambda context, b, signature, args: ir.Constant(I64, Target.of(context).tokens)
-
-
-@intrinsic
-def tile(typingctx, weights, weight_stride, x, x_stride, last, n, sums):
-    """sums[j, i] = dot of row i of `weights` and row min(j, last) of x: TILE_ROWS by `tile_tokens` sums over n vectors."""
-
-    def codegen(context, b, signature, args):
-        weights, weight_stride, x, x_stride, last, n, sums = args
-        cpu = Target.of(context)
-        kind = vector(F32, cpu.lanes)
-        rows = [b.add(weights, b.mul(weight_stride, ir.Constant(I64, i))) for i in range(TILE_ROWS)]
-        columns = []
-        for j in range(cpu.tokens):
-            index = ir.Constant(I64, j)
-            index = b.select(b.icmp_signed("<", index, last), index, last)
-            columns.append(b.add(x, b.mul(x_stride, index)))
-        totals = [[cgutils.alloca_once_value(b, constant(kind, 0.0)) for _ in rows] for _ in columns]
-        with cgutils.for_range(b, n, intp=I64) as loop:
-            factors = [load(b, at(b, column, loop.index, 4 * cpu.lanes), kind) for column in columns]
-            for i, row in enumerate(rows):
-                value = load(b, at(b, row, loop.index, 4 * cpu.lanes), kind)
-                for factor, of_column in zip(factors, totals, strict=True):
-                    b.store(multiply_add(b, value, factor, b.load(of_column[i])), of_column[i])
-        for j, of_column in enumerate(totals):
-            for i, total in enumerate(of_column):
-                store(b, sum_of_lanes(b, b.load(total)), offset(b, sums, 4 * (TILE_ROWS * j + i)))
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 7), codegen

@@ -17,8 +17,10 @@ class NumpyBackend:
     def supports(self, format: str) -> bool:
         return True
 
-    def compile(self, plan: Plan, *, precision: str | None = None, threads: int | None = None) -> Executable:
-        """`threads` is NumPy's own business (its BLAS decides) and ignored."""
+    def compile(
+        self, plan: Plan, *, precision: str | None = None, threads: int | None = None, sparse: bool | None = None
+    ) -> Executable:
+        """`threads` is NumPy's own business (its BLAS decides) and ignored, as is `sparse`: every product is whole."""
         return NumpyExecutable(plan, PRECISIONS[precision])
 
 

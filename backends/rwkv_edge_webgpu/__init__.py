@@ -38,8 +38,10 @@ class WebGpuBackend:
     def supports(self, format: str) -> bool:
         return format in FORMATS
 
-    def compile(self, plan: Plan, *, precision: str | None = None, threads: int | None = None) -> Executable:
-        """precision: None or "fp32", of activations and states.  threads: of no use here.
+    def compile(
+        self, plan: Plan, *, precision: str | None = None, threads: int | None = None, sparse: bool | None = None
+    ) -> Executable:
+        """precision: None or "fp32", of activations and states.  threads, sparse: of no use here.
 
         The first call for an adapter and driver runs a self-test (seconds), whose result is remembered.
         Raises BackendError where there is no such adapter, or it has too little memory, or computes wrongly.

@@ -14,12 +14,13 @@ def load() -> None:
 
 
 class Session:
-    """options: strategy."""
+    """options: strategy; dense: "yes": no weights are left out."""
 
     def __init__(self, path: str, threads: int, options: dict[str, Any]) -> None:
         from rwkv_edge import Model
 
-        self.model = Model(path, options.get("strategy", "cpu"), threads=threads)
+        sparse = False if options.get("dense") == "yes" else None
+        self.model = Model(path, options.get("strategy", "cpu"), threads=threads, sparse=sparse)
         self.kept: dict[str, Any] = {}
 
     def prompt(self, tokens: list[int]) -> None:

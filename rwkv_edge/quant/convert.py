@@ -3,19 +3,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from rwkv_edge.quant.encode import BLOCK, encode_q4_0, encode_q8_0
+from rwkv_edge.quant.encode import encode
+from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import Tensor
 
-ENCODE = {"q8_0": encode_q8_0, "q4_0": encode_q4_0}
 ALWAYS_EIGHT_BITS = ("emb.weight", "head.weight")  # four bits cost most in these
 
 
 def converted(tensor: Tensor, format: str) -> Tensor:
     """The matrix in `format`: "f32", "f16", "q8_0" or "q4_0", with all numbers that it can hold.
 
-    f16: a matrix with numbers beyond its range becomes f32. q8_0, q4_0: low-rank maps (they have no name in ".weight"), and
-    rows that are not whole blocks, stay as stored, since errors in them reach the state; under q4_0 the embedding and the
-    head become q8_0.
+    f16: a matrix with numbers beyond its range becomes f32. q8_0, q4_0: low-rank maps (no name in ".weight": errors in them reach the
+    state), and rows that are not whole blocks or not finite, stay as stored; under q4_0 the embedding and the head become q8_0.
     """
     if format == tensor.format:
         return tensor
@@ -25,8 +24,11 @@ def converted(tensor: Tensor, format: str) -> Tensor:
         with np.errstate(over="ignore"):
             data = tensor.decode(np.float16)
         return replace(tensor, format="f16", data=data) if np.isfinite(data).all() else converted(tensor, "f32")
-    if not tensor.name.endswith(".weight") or tensor.shape[-1] % BLOCK:
+    if not tensor.name.endswith(".weight") or tensor.shape[-1] % FORMATS[format].block_size:
         return tensor
     if format == "q4_0" and tensor.name in ALWAYS_EIGHT_BITS:
         return converted(tensor, "q8_0")
-    return replace(tensor, format=format, data=ENCODE[format](tensor.decode()))
+    try:
+        return replace(tensor, format=format, data=encode(format, tensor.decode()))
+    except ValueError:  # infinities, NaN: no scale holds them
+        return tensor

@@ -12,6 +12,17 @@ BLOCK = 32
 CHUNK = 1 << 17
 
 
+def encode(
+    format: str, weights: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8]:
+    """float32 [rows, width] to blocks of `format`, uint8 [rows, row_bytes]."""
+    if format == "q4_0":
+        return encode_q4_0(weights)
+    if format != "q8_0":
+        raise NotImplementedError(f"no encoder for {format} yet")
+    return encode_q8_0(weights)
+
+
 def encode_q8_0(array: NDArray[np.float32]) -> NDArray[np.uint8]:
     """float32 [..., width] to Q8_0 blocks, uint8 [..., width // 32 * 34]; the same bytes as ggml's reference.
 

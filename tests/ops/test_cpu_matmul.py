@@ -14,7 +14,7 @@ from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import PlanBuilder
 from rwkv_edge.quant.decode import LAYOUTS
 from rwkv_edge.quant.formats import FORMATS
-from rwkv_edge.weights.tensor import Tensor
+from rwkv_edge.weights.tensor import FLOAT_STORAGE, Tensor
 
 pytestmark = pytest.mark.skipif(not cpu.availability().available, reason=cpu.availability().reason)
 
@@ -66,7 +66,7 @@ def activations(n: int, width: int, seed: int = 0) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("format", BLOCK_FORMATS)
 @pytest.mark.parametrize("blocks", [1, 2, 5])
-@pytest.mark.parametrize("n_tokens", [1, 2, 3, 7, 12, 13, 20])
+@pytest.mark.parametrize("n_tokens", [1, 2, 3, 4, 7, 8, 13, 17])
 def test_products(format: str, blocks: int, n_tokens: int) -> None:
     width = blocks * FORMATS[format].block_size
     n_out = (1, 2, 16, 37)[(blocks + n_tokens) % 4]
@@ -136,6 +136,20 @@ def test_embedding_rows_are_exact(format: str) -> None:
     tokens = np.array([5, 0, 3], np.int32)
     result = executable.run(Batch(tokens, [3], [np.zeros(0, np.float32)], np.zeros(0, np.int32)))
     np.testing.assert_allclose(result, weight.decode()[tokens], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("format", sorted(FLOAT_STORAGE))
+@pytest.mark.parametrize("width", [1, 17, 64, 96, 300, 1100])
+@pytest.mark.parametrize("n_out", [1, 3, 4, 37])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_one_token_and_plain_floats(format: str, width: int, n_out: int, transposed: bool) -> None:
+    """Rows shorter and longer than what is multiplied several at a time, and what is left behind whole vectors and rows."""
+    values = np.random.default_rng(width).standard_normal((n_out, width)).astype(np.float32)
+    data = values.view(np.uint16)[:, 1::2] if format == "bf16" else values.astype(FLOAT_STORAGE[format])
+    data = np.ascontiguousarray(data.T).T if transposed else np.ascontiguousarray(data)
+    weight, x = Tensor("w", data.shape, format, data), activations(1, width)
+    exact = x.astype(np.float64) @ weight.decode().astype(np.float64).T
+    np.testing.assert_allclose(product(weight, x, 1 + n_out % 2), exact, rtol=0, atol=1e-6 * width)
 
 
 def test_every_format_is_supported() -> None:
