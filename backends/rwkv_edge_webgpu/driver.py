@@ -148,12 +148,13 @@ class WebGpuDriver:
             encoder.copy_buffer_to_buffer(memory, offset, staging, 0, out.nbytes)
         self.device.queue.submit([encoder.finish()])
         if out.size:
+            self._staging = None  # until all went well: what an interrupt leaves half mapped cannot be used again
             start = time.perf_counter()
             staging.map_sync("READ_NOSYNC", 0, out.nbytes)
             self.waited += time.perf_counter() - start
-            view = staging.read_mapped(0, out.nbytes, copy=False)
-            out.reshape(-1).view(np.uint8)[:] = view
+            out.reshape(-1).view(np.uint8)[:] = staging.read_mapped(0, out.nbytes, copy=False)
             staging.unmap()
+            self._staging = staging
 
     def _staging_of(self, nbytes: int) -> Any:
         if self._staging is None or self._staging.size < nbytes:

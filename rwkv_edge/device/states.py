@@ -35,20 +35,22 @@ class Seats:
         """Where each state begins, in numbers; those that were not here are copied. At most `most` at a time."""
         if len(states) == len(self._guests) == 1 and (guest := self._guests.get(id(states[0]))) and guest[0]() is states[0]:
             return [self.stride * guest[1]]
-        self._guests = {key: guest for key, guest in self._guests.items() if guest[0]() is not None}
+        self._forget_the_dead()
         wanted = min(self.most, len({*self._guests, *map(id, states)}))
         if wanted > self.count:
             self._grow(wanted)
+        if len(states) > self.count:
+            raise BackendError(f"{self.driver.name} has no memory for {len(states)} states at once")
         for state in states:
             if (guest := self._guests.pop(id(state), None)) is not None:
                 self._guests[id(state)] = guest
         absent = [state for state in states if id(state) not in self._guests]
         for state in absent:
-            seat = self._free_seat()
-            if self.state_size:
-                self.driver.write(self.memory, 4 * self.stride * seat, state)
-            self._guests[id(state)] = weakref.ref(state), seat
+            self._seat(state, self._free_seat())
         return [self.stride * self._guests[id(state)][1] for state in states]
+
+    def _forget_the_dead(self) -> None:
+        self._guests = {key: guest for key, guest in self._guests.items() if guest[0]() is not None}
 
     def fetch(self, state: Array, release: bool) -> None:
         """Bring the array up to date; with `release` the device forgets the state."""
@@ -67,6 +69,7 @@ class Seats:
         for array, _ in list(self._guests.values()):
             if (state := array()) is not None:
                 self.fetch(state, release=True)
+        self._forget_the_dead()
 
     def _free_seat(self) -> int:
         """One that nobody has, or that of the state that was used least recently."""
@@ -81,13 +84,21 @@ class Seats:
         return seat
 
     def _grow(self, count: int) -> None:
-        """Make room for `count`; all states move along."""
-        present = [(state, seat) for array, seat in self._guests.values() if (state := array()) is not None]
-        for state, _ in present:
-            self.fetch(state, release=False)
+        """Make room for `count`; all states move along, or stay with the host where the device has no such room."""
+        present = [state for array, _ in self._guests.values() if (state := array()) is not None]
+        self.fetch_all()
         self.driver.free(self.memory)
-        self.count = min(self.most, 1 << (count - 1).bit_length())
-        self.memory = self.driver.allocate(4 * self.stride * self.count, "states")
-        for state, seat in present:
-            if self.state_size:
-                self.driver.write(self.memory, 4 * self.stride * seat, state)
+        before, self.count = self.count, min(self.most, 1 << (count - 1).bit_length())
+        try:
+            self.memory = self.driver.allocate(4 * self.stride * self.count, "states")
+        except BackendError:
+            self.most = self.count = before
+            self.memory = self.driver.allocate(4 * self.stride * self.count, "states")
+            return
+        for seat, state in enumerate(present):
+            self._seat(state, seat)
+
+    def _seat(self, state: Array, seat: int) -> None:
+        if self.state_size:
+            self.driver.write(self.memory, 4 * self.stride * seat, state)
+        self._guests[id(state)] = weakref.ref(state), seat

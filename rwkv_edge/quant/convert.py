@@ -13,8 +13,9 @@ ALWAYS_EIGHT_BITS = ("emb.weight", "head.weight")  # four bits cost most in thes
 def converted(tensor: Tensor, format: str) -> Tensor:
     """The matrix in `format`: "f32", "f16", "q8_0" or "q4_0", with all numbers that it can hold.
 
-    f16: a matrix with numbers beyond its range becomes f32. q8_0, q4_0: low-rank maps (no name in ".weight": errors in them reach the
-    state), and rows that are not whole blocks or not finite, stay as stored; under q4_0 the embedding and the head become q8_0.
+    f16: a matrix with numbers beyond its range becomes f32. q8_0, q4_0: low-rank maps (no name in ".weight": errors in them
+    reach the state), and rows that are not whole blocks or not finite, stay as stored; under q4_0 the embedding and the head
+    become q8_0.
     """
     if format == tensor.format:
         return tensor

@@ -67,6 +67,25 @@ def test_sequences_that_take_turns_stay() -> None:
     assert driver.moved == moved
 
 
+def test_a_device_without_room_for_more_keeps_what_it_has() -> None:
+    class Full(FakeDriver):
+        def allocate(self, nbytes: int, what: str) -> np.ndarray:
+            if nbytes > 64:
+                raise BackendError("no room")
+            return super().allocate(nbytes, what)
+
+    seats = Seats(Full(), SIZE)
+    a, b, c = states(3)
+    on_device(seats, seats.take([a])[0])[:] = 1
+    seats.take([b])
+    seats.take([c])
+    assert (seats.count, seats.most) == (2, 2)
+    assert (a == 1).all()
+    assert (on_device(seats, seats.take([a])[0]) == 1).all()
+    with pytest.raises(BackendError, match="3 states at once"):
+        seats.take([a, b, c])
+
+
 def test_the_state_that_was_used_least_recently_makes_room() -> None:
     seats = Seats(FakeDriver(binding=64), SIZE)  # of 8 numbers: two seats
     assert seats.most == 2
