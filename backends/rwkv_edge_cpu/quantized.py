@@ -5,10 +5,11 @@ One function per format, made when it is first used from the templates here: the
 # mypy: allow-untyped-defs, disable-error-code="call-arg"
 from functools import cache
 
+from rwkv_edge_cpu import isa
+from rwkv_edge_cpu.codes import RUN
 from rwkv_edge_cpu.intrinsics import floats, int64s
 from rwkv_edge_cpu.jit import REDUCTION, Kernel, decoder, inlined, kernel, specialized
 from rwkv_edge_cpu.layout import (
-    FEW,
     GROUP,
     N_FIELDS,
     N_IN,
@@ -25,11 +26,11 @@ from rwkv_edge_cpu.layout import (
     A,
 )
 from rwkv_edge_cpu.quantized_ir import BLOCKS, block_decode, quantize_run
-from rwkv_edge_cpu.row_ir import block_dot
+from rwkv_edge_cpu.row_ir import TOKENS, block_dot, block_dots, dots_rows
 from rwkv_edge_cpu.tile_ir import block_tile, block_unpack, prefetch_bytes, tile_shape, transpose
 
-BLOCK_SIZE = BLOCK_BYTES = GROUP_SIZE = HAS_OFFSETS = 0  # templates' globals, see `jit.specialized`
-decode_blocks = dot_row = unpack_row = unpack_tile = multiply_tile = lambda *_: None
+BLOCK_SIZE = BLOCK_BYTES = GROUP_SIZE = HAS_OFFSETS = DOT_ROWS = LEAST = MOST = 0  # templates' globals, see `jit.specialized`
+decode_blocks = dot_row = dots = unpack_row = unpack_tile = multiply_tile = lambda *_: None
 
 
 @kernel()
@@ -80,13 +81,23 @@ def unpack_rows(r, row, n_rows, k, n, scratch, codes, scales, offsets):
 
 
 def tiles_of(record, frame, scratch, begin, end):
-    """A: activation rows as bytes. Rows of the weight are unpacked once, a tile at a time, for all of these."""
+    """A: activation rows as bytes. Rows of the weight are unpacked once, a tile at a time, for all of these.
+
+    For a few, rows of the weight are unpacked on the way into the product, for TOKENS of these at a time.
+    """
     r = int64s(record, N_FIELDS)
-    if r[ROWS] < FEW:
+    if r[ROWS] < LEAST:
         for i in range(begin, end):
             for t in range(r[ROWS]):
                 y = floats(r[OUT] + 4 * t * r[WIDTH], end)
                 y[i] = dot_row(r[WEIGHT] + i * r[STRIDE_OUT], r[A] + t * r[X_STRIDE], r[N_IN])
+        return
+    if r[ROWS] <= MOST:
+        for i in range(begin, end, DOT_ROWS):
+            rows, last = r[WEIGHT] + i * r[STRIDE_OUT], min(DOT_ROWS, end - i) - 1
+            for t in range(0, r[ROWS], TOKENS):
+                x, y, last_x = r[A] + t * r[X_STRIDE], r[OUT] + 4 * (t * r[WIDTH] + i), min(TOKENS, r[ROWS] - t) - 1
+                dots(rows, r[STRIDE_OUT], last, x, r[X_STRIDE], last_x, r[N_IN], y, 4 * r[WIDTH])
         return
     tile_rows, tile_tokens = tile_shape()
     codes = scratch
@@ -120,11 +131,20 @@ def row_kernel(format: str) -> Kernel:
     return kernel(REDUCTION)(specialized(rows_of, format, dot_row=block_dot(format)))
 
 
+def few_rows(format: str) -> tuple[int, int]:
+    """For so many rows x, `dots` is fastest: fewer are multiplied one by one, for more a tile is made. Measured."""
+    rows = dots_rows(format)
+    tile_is_early = isa.chosen().name == "avx2" and BLOCKS[format].group < RUN
+    return (2 if rows > 1 else 3), TOKENS * rows - tile_is_early
+
+
 @cache
 def tile_kernel(format: str) -> Kernel:
     """For several rows x."""
     block = BLOCKS[format]
     names = {"GROUP_SIZE": block.group, "HAS_OFFSETS": block.has_offsets, "unpack_row": block_unpack(format)}
     unpack = inlined(specialized(unpack_rows, format, **names))
-    names = {"dot_row": block_dot(format), "unpack_tile": unpack, "multiply_tile": block_tile(format)}
+    least, most = few_rows(format)
+    names = {"DOT_ROWS": dots_rows(format), "LEAST": least, "MOST": most, "dot_row": block_dot(format)}
+    names |= {"dots": block_dots(format), "unpack_tile": unpack, "multiply_tile": block_tile(format)}
     return kernel(REDUCTION)(specialized(tiles_of, format, **names))

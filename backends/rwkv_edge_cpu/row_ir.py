@@ -1,7 +1,8 @@
 """A row of blocks times an activation row as bytes, as LLVM IR: what all block formats share.
 
-Rows are read one after the other, as they lie: several at a time would share the activations, but the memory system, which
-expects a single stream, then delivers half as much.
+For one activation row, rows are read one after the other, as they lie: several at a time would share the activations, but the
+memory system, which expects a single stream, then delivers half as much. For a few, whose products take longer than the memory,
+both are shared: what a vector of weights is unpacked to, and where registers suffice what is loaded of the activations.
 """
 # mypy: allow-untyped-defs, allow-untyped-calls
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from rwkv_edge_cpu.vector_ir import (
     offset,
     prefetch,
     splat,
+    store,
     sum_of_lanes,
     vector,
 )
@@ -38,6 +40,7 @@ from rwkv_edge_cpu.vector_ir import (
 AHEAD = 8192  # bytes: beyond the page, at whose end the memory system stops by itself
 AT_ONCE = 128  # weights at least: enough work that does not wait for other work
 N_SUMS = 4
+TOKENS = 4  # activation rows that are multiplied together
 LINE = 64  # bytes that memory hands over at once
 
 
@@ -111,34 +114,90 @@ class Activations:
         return Activations(codes, starts, of_groups, sums)
 
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Addresses of what becomes a row's product: `sums` take turns; rest: of what does not fill a vector."""
+
+    sums: list[ir.Value]
+    rest: ir.Value
+
+
 def block_dot(name: str) -> Any:
     """An intrinsic dot(row, x, n): a row of weights [n] times an activation row as bytes."""
-    format, size = BLOCKS[name], FORMATS[name]
 
     @intrinsic
     def row_dot(typingctx, row, x, n):
         def codegen(context, b, signature, args):
             row, x, n = args
-            cpu, width = Target.of(context), 4 * isa.chosen().native
-            chains = Chains.of(format, width)
-            steps = max(1, AT_ONCE // (chains.blocks * size.block_size))
-            sums = [zeros(b, chains.lanes) for _ in range(min(N_SUMS, steps * chains.count))]
-            rest = zeros(b, size.block_size // format.group if format.runs > 1 else 4)
-            blocks, together = b.udiv(n, ir.Constant(I64, size.block_size)), ir.Constant(I64, steps * chains.blocks)
-            end = b.udiv(blocks, together)
-            with cgutils.for_range(b, end, intp=I64) as loop:
-                first = b.mul(loop.index, together)
-                prefetch_ahead(b, at(b, row, first, size.block_bytes), steps * chains.blocks * size.block_bytes)
-                for i in range(steps):
-                    add_blocks(b, cpu, chains, row, x, n, offset(b, first, i * chains.blocks), sums[i:] + sums[:i], rest)
-            if format.runs == 1:
-                with cgutils.for_range(b, blocks, start=b.mul(end, together), intp=I64) as loop:
-                    add_blocks(b, cpu, Chains.of(format, PIECE), row, x, n, loop.index, [rest], rest)
-            return sum_of_all(b, [b.load(total) for total in (*sums, rest)])
+            return _products(b, Target.of(context), BLOCKS[name], [row], [x], n)[0][0]
 
         return types.float32(types.int64, types.int64, types.int64), codegen
 
     return row_dot
+
+
+def dots_rows(name: str) -> int:
+    """Rows of weights that `block_dots` takes together: what 32 vector registers hold beside the sums."""
+    return 2 if BLOCKS[name].runs == 1 and isa.chosen().native == 16 else 1
+
+
+def block_dots(name: str) -> Any:
+    """An intrinsic dots(rows, stride, last_row, x, x_stride, last, n, y, y_stride): rows of weights [n] times activation rows.
+
+    y[j, i] = row i times activation row j as bytes, for i <= last_row < dots_rows(name), j <= last < TOKENS.
+    Addresses, and strides in bytes.
+    """
+
+    @intrinsic
+    def row_dots(typingctx, rows, stride, last_row, x, x_stride, last, n, y, y_stride):
+        def codegen(context, b, signature, args):
+            rows, stride, last_row, x, x_stride, last, n, y, y_stride = args
+            row_numbers, x_numbers = _up_to(b, last_row, dots_rows(name)), _up_to(b, last, TOKENS)
+            weights = [b.add(rows, b.mul(stride, i)) for i in row_numbers]
+            xs = [b.add(x, b.mul(x_stride, j)) for j in x_numbers]
+            for i, products in zip(row_numbers, _products(b, Target.of(context), BLOCKS[name], weights, xs, n), strict=True):
+                for j, product in zip(x_numbers, products, strict=True):
+                    store(b, product, at(b, b.add(y, b.mul(y_stride, j)), i, 4))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 9), codegen
+
+    return row_dots
+
+
+def _up_to(b, last, n):
+    """Numbers 0 to n - 1; behind the last one: the last one again."""
+    return [b.select(b.icmp_signed("<", ir.Constant(I64, i), last), ir.Constant(I64, i), last) for i in range(n)]
+
+
+def _products(b, cpu, format, rows, xs, n):
+    """Each row of weights times each of these activation rows: what either is made of is read and taken apart once."""
+    size = FORMATS[format.name]
+    chains = Chains.of(format, 4 * isa.chosen().native)
+    steps = max(1, AT_ONCE // (chains.blocks * size.block_size))
+    n_sums = min(max(1, N_SUMS // (len(rows) * len(xs))), steps * chains.count)
+    totals = [
+        [Totals([zeros(b, chains.lanes) for _ in range(n_sums)], zeros(b, rest_lanes(format))) for _ in xs] for _ in rows
+    ]
+    blocks, together = b.udiv(n, ir.Constant(I64, size.block_size)), ir.Constant(I64, steps * chains.blocks)
+    end = b.udiv(blocks, together)
+    with cgutils.for_range(b, end, intp=I64) as loop:
+        first = b.mul(loop.index, together)
+        read = steps * chains.blocks * size.block_bytes
+        for row in rows:
+            prefetch_ahead(b, at(b, row, first, size.block_bytes), read)
+        for i in range(steps):
+            turned = [[Totals(total.sums[i:] + total.sums[:i], total.rest) for total in of_row] for of_row in totals]
+            add_blocks(b, cpu, chains, rows, xs, n, offset(b, first, i * chains.blocks), turned)
+    if format.runs == 1:
+        with cgutils.for_range(b, blocks, start=b.mul(end, together), intp=I64) as loop:
+            rests = [[Totals([total.rest], total.rest) for total in of_row] for of_row in totals]
+            add_blocks(b, cpu, Chains.of(format, PIECE), rows, xs, n, loop.index, rests)
+    return [[sum_of_all(b, [b.load(one) for one in (*total.sums, total.rest)]) for total in of_row] for of_row in totals]
+
+
+def rest_lanes(format: BlockFormat) -> int:
+    return 4 if format.runs == 1 else format.runs * RUN // format.group
 
 
 def zeros(b: ir.IRBuilder, lanes: int) -> ir.Value:
@@ -152,20 +211,29 @@ def prefetch_ahead(b: ir.IRBuilder, address: ir.Value, n: int) -> None:
         prefetch(b, offset(b, address, AHEAD + i))
 
 
-def add_blocks(b, cpu, chains, row, x, n, index, sums, rest):
-    """Add the products of the blocks from block `index` on to `sums`, in turn, and those of large blocks' offsets to `rest`."""
+def add_blocks(b, cpu, chains, rows, xs, n, index, totals):
+    """Add the products of each row's blocks from block `index` on with each of `xs` to totals[row][x]."""
     format = chains.format
-    with_x = Activations.at(b, chains, x, n, b.mul(index, ir.Constant(I64, format.runs)))
-    parts = format.take(b, cpu, format.blocks(at(b, row, index, FORMATS[format.name].block_bytes), chains.width))
+    run = b.mul(index, ir.Constant(I64, format.runs))
+    with_xs = [Activations.at(b, chains, x, n, run) for x in xs]
+    for row, of_row in zip(rows, totals, strict=True):
+        parts = format.take(b, cpu, format.blocks(at(b, row, index, FORMATS[format.name].block_bytes), chains.width))
+        parts = parts._replace(codes=[product_bytes(b, format.name, codes) for codes in parts.codes])
+        for with_x, total in zip(with_xs, of_row, strict=True):
+            _add_products(b, chains, parts, with_x, total)
+
+
+def _add_products(b, chains, parts, with_x, total):
+    """To total.sums, in turn; those of large blocks' offsets to total.rest."""
+    format, sums = chains.format, total.sums
     factors = _factors(b, chains, parts.scales, with_x.scales)
     for chain, product in enumerate(with_x.starts):
         for i in range(chain * chains.pieces, (chain + 1) * chains.pieces):
-            weights = product_bytes(b, format.name, parts.codes[i])
-            product = dot(b, isa.chosen(), product, weights, with_x.codes[i], small=format.zero is not None)
+            product = dot(b, isa.chosen(), product, parts.codes[i], with_x.codes[i], small=format.zero is not None)
         factor = factors if format.runs == 1 else chains.spread(b, factors, chain)
         add_product(b, b.sitofp(product, factor.type), factor, sums[chain % len(sums)])
     if parts.offsets is not None:
-        add_product(b, parts.offsets, with_x.sums, sums[0] if format.runs == 1 else rest)
+        add_product(b, parts.offsets, with_x.sums, sums[0] if format.runs == 1 else total.rest)
 
 
 def _factors(b: ir.IRBuilder, chains: Chains, scales: ir.Value, x_scales: ir.Value) -> ir.Value:
