@@ -11,13 +11,15 @@ import argparse
 import time
 from pathlib import Path
 
-from bench.gguf_stream import OWN_TYPES, write_gguf
 from bench.model_check import check
 from bench.pth_stream import write_pth
 from bench.quantize import quantize
 from bench.random_weights import recipes
 from bench.recipes import pieces
 from bench.sizes import HEAD_SIZE, VERSIONS, Sizes
+from rwkv_edge import convert
+
+OWN_TYPES = ("f32", "f16", "bf16", "q8_0")  # written by this package; others by llama.cpp, from bf16: peers' own files
 
 
 def make_pth(path: Path, sizes: Sizes, dtype: str = "bf16", seed: int = 0) -> None:
@@ -30,11 +32,11 @@ def make_gguf(source: Path, type: str) -> Path:
     """The GGUF of `type` beside `source`; its bf16 sibling is made too where llama.cpp quantizes from it."""
     target = source.with_name(f"{source.stem}-{type}.gguf")
     if type in OWN_TYPES:
-        write_gguf(source, target, type)
+        convert.quantize(source, target, type)
         return target
     base = source.with_name(f"{source.stem}-bf16.gguf")
     if not base.exists() or base.stat().st_mtime < source.stat().st_mtime:
-        write_gguf(source, base, "bf16")
+        convert.quantize(source, base, "bf16")
     quantize(base, target, type.removesuffix(":pure"), pure=type.endswith(":pure"))
     return target
 

@@ -23,6 +23,7 @@ def quantize(source: Path, target: Path, type: str, *, pure: bool = False, threa
     params = llama_cpp.llama_model_quantize_default_params()
     params.nthread, params.ftype, params.pure = threads, file_type, pure
     code = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(), ctypes.c_void_p(0))  # `log` dies with this call
     if code:
         target.unlink(missing_ok=True)
         raise ValueError(f"llama.cpp cannot make {target.name}: {''.join(lines[-3:]).strip()}")

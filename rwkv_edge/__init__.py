@@ -4,11 +4,13 @@
     model = Model("RWKV-x070-World-0.1B.pth")
     print(model.generate("User: Why is the sky blue?\\n\\nAssistant:"))
 """
+from rwkv_edge.convert import quantize
 from rwkv_edge.errors import (
     BackendError,
     InputError,
     MissingExtraError,
     ModelFileError,
+    OutputError,
     RwkvEdgeError,
     StateError,
     StrategyError,
@@ -25,6 +27,7 @@ __all__ = [
     "MissingExtraError",
     "Model",
     "ModelFileError",
+    "OutputError",
     "PromptWarning",
     "RwkvEdgeError",
     "Sampler",
@@ -33,4 +36,5 @@ __all__ = [
     "StateError",
     "StrategyError",
     "TokenizerError",
+    "quantize",
 ]

@@ -14,7 +14,7 @@ class Batch:
     """The input of one run: T tokens of S segments.
 
     tokens: int32 [T], the segments one behind the other.  lengths: tokens of each segment, all >= 1, summing to T.
-    states: one flat array [plan.state_size] of the executable's `state_dtype` a segment; updated in place.
+    states: one flat array [plan.state_size] of the executable's `state_dtype` a segment; updated in place (see `HoldsStates`).
     outputs: int32 [M], rows (0 <= row < T) whose logits are wanted, in ascending order; may be empty.
     """
 
@@ -39,12 +39,28 @@ class Executable(Protocol):
         ...
 
 
+@runtime_checkable
+class HoldsStates(Protocol):
+    """An executable whose states stay in a device's memory between runs (it is their `rwkv_edge.state.Holder`).
+
+    After `run` the numbers of an array that was in `Batch.states` are on the device, and the next run with the same array
+    object goes on from there; the array itself is out of date until `fetch`. With `release` the device forgets the state, so
+    that the next run takes what is in the array then. `close` fetches what is still there. May be called from any thread.
+    """
+
+    def fetch(self, state: NDArray[Any], release: bool = True) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """Whether a backend can work here. reason: one sentence, and the command that would change it, when it cannot."""
+    """Whether a backend can work here. reason: one sentence, and the command that would change it, when it cannot.
+
+    automatic: whether `auto` may choose it: not, where its only device is the CPU under another name.
+    """
 
     available: bool
     reason: str = ""
+    automatic: bool = True
 
 
 class Backend(Protocol):
@@ -70,9 +86,37 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class HasDevices(Protocol):
+    """A backend that can run on one of several devices."""
+
+    def select(self, which: str) -> Backend:
+        """The same backend on the device of that number (from 0) or name. `compile` raises BackendError where there is none."""
+        ...
+
+
+@runtime_checkable
 class CompilesAhead(Protocol):
     """A backend that keeps what it compiles between processes."""
 
     def warm_up(self) -> None:
         """Compile all that any model could need and that is not there yet; logs each piece (logger "rwkv_edge", INFO)."""
+        ...
+
+
+class Encoder(Protocol):
+    """Floats to blocks: see `rwkv_edge.quant.encode.encode`, which is the definition."""
+
+    def __call__(
+        self, format: str, weights: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]: ...
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """A backend that has an encoder of its own, faster than the definition."""
+
+    def encode(
+        self, format: str, weights: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]:
+        """The same errors as the definition's, and bytes of the same quality."""
         ...

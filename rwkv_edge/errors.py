@@ -9,6 +9,10 @@ class ModelFileError(RwkvEdgeError):
     """A model file is damaged, is not what its name says, or holds a model this engine does not run."""
 
 
+class OutputError(RwkvEdgeError):
+    """A file cannot be written: the disk is full, the place is not writable, or it would overwrite what must stay."""
+
+
 class TokenizerError(RwkvEdgeError):
     """A vocabulary is damaged or missing, or a token or text is outside what it covers."""
 

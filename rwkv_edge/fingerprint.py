@@ -2,10 +2,10 @@
 import hashlib
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rwkv_edge.arch.shape import read_shape
 from rwkv_edge.errors import ModelFileError
+from rwkv_edge.quant.floats import bf16_bits
 from rwkv_edge.weights.tensor import Weights
 
 
@@ -25,12 +25,5 @@ def fingerprint(weights: Weights) -> str:
         tensor = weights.tensors.get(name)
         if tensor is None or tensor.size != shape.n_embd:
             raise ModelFileError(f"{weights.path}: tensor {name} is missing or is not a vector of {shape.n_embd}")
-        digest.update(_bf16(tensor.decode(np.float32)).astype("<u2").tobytes())
+        digest.update(bf16_bits(tensor.decode(np.float32)).tobytes())
     return f"rwkv{shape.version}-{shape.n_layer}x{shape.n_embd}-{digest.hexdigest()[:16]}"
-
-
-def _bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The bits of the nearest bfloat16, ties to even: as torch and ggml round, so that float32 originals agree too."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    last_kept = (bits >> np.uint32(16)) & np.uint32(1)
-    return ((bits + np.uint32(0x7FFF) + last_kept) >> np.uint32(16)).astype(np.uint16)

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge.arch import ModelShape, build_plan, read_shape
-from rwkv_edge.backend import Batch
+from rwkv_edge.backend import Batch, HoldsStates
 from rwkv_edge.errors import InputError
 from rwkv_edge.fingerprint import fingerprint
 from rwkv_edge.plan import MatMul
 from rwkv_edge.sampling import Sampler, Sampling, uncounted_tokens
 from rwkv_edge.state import State
-from rwkv_edge.strategy import choose_backend, parse, place
+from rwkv_edge.strategy import compiled, parse
 from rwkv_edge.tokenizer import StreamDecoder, Tokenizer, tokenizer_for
 from rwkv_edge.weights import Weights, open_weights
 
@@ -39,7 +39,7 @@ class PromptWarning(UserWarning):
 class Model:
     """An RWKV model (4, 5.0, 5.1, 5.2, 6 or 7) from a .pth, .safetensors, .gguf or rwkv.cpp .bin file, or a model directory.
 
-    strategy: "auto", or a backend and maybe a weight format: "cpu", "cpu fp32", "numpy fp32", "numpy fp64".
+    strategy: "auto", or a backend and maybe a weight format: "cpu", "cpu fp32", "webgpu fp16", "webgpu:1", "numpy fp64".
     tokenizer: a `Tokenizer`, or the path of a vocabulary; None: the file's own, or the one its vocabulary size implies.
     threads: of the CPU backend; None: the fast cores this process may use.
     sparse: of the CPU backend: single tokens skip the weights that meet a zero in the channel-mix, which takes a second copy of
@@ -65,10 +65,11 @@ class Model:
         chosen = parse(strategy)
         self.weights: Weights = open_weights(path)
         self.shape: ModelShape = read_shape(self.weights)
-        backend = choose_backend(chosen)
+        backend, self.plan, self._executable = compiled(
+            build_plan(self.weights), chosen, threads=threads, sparse=sparse
+        )
         self.backend_name = backend.name
-        self.plan = place(build_plan(self.weights), chosen, backend)
-        self._executable = backend.compile(self.plan, precision=chosen.precision, threads=threads, sparse=sparse)
+        self._holder = self._executable if isinstance(self._executable, HoldsStates) else None
         self._weights_per_token = sum(op.weight.size for op in self.plan.ops if isinstance(op, MatMul))
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -133,7 +134,7 @@ class Model:
             if not isinstance(state, State):
                 raise InputError(f"expected a State, got {type(state).__name__}")
             state.check_fits(self.plan.slots, self.fingerprint, self._executable.state_dtype)
-        if len(states) > 1 and len({state.data.ctypes.data for state in states}) != len(states):
+        if len(states) > 1 and len({state.array.ctypes.data for state in states}) != len(states):
             raise InputError("two sequences share a state; each needs one of its own (State.copy)")
         with self._turn():
             if not self._finalizer.alive:
@@ -179,7 +180,7 @@ class Model:
             batch = Batch(
                 pieces[0] if len(pieces) == 1 else np.concatenate(pieces),
                 [len(piece) for piece in pieces],
-                [states[i].data for i in active],
+                [self._array_of(states[i]) for i in active],
                 np.array(outputs, np.int32),
             )
             rows = self._executable.run(batch)
@@ -187,6 +188,12 @@ class Model:
                 states[i].tokens_seen += len(piece)
                 logits[i].append(rows[begin:end])
         return [(parts[0] if len(parts) == 1 else np.concatenate(parts)) if full else parts[-1][-1] for parts in logits]
+
+    def _array_of(self, state: State) -> NDArray[Any]:
+        """The array for a run: fetched from wherever else it is held; after the run our executable may hold it."""
+        array = state.array if state.holder is self._holder else state.data
+        state.holder = self._holder
+        return array
 
     def encode_prompt(self, prompt: str | bytes) -> list[int]:
         """Token ids of a prompt; warns (PromptWarning) where the model cards say that the answer will suffer."""

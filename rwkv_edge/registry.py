@@ -2,16 +2,17 @@
 
 The core names no backend: each is found through the entry-point group `rwkv_edge.backends`, so another one is a pip install.
 """
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rwkv_edge.backend import Availability, Backend
+from rwkv_edge.backend import Availability, Backend, Encoder, Encodes
 from rwkv_edge.errors import BackendError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "rwkv_edge.backends"
-AUTO_ORDER = ("cpu", "numpy")  # what `auto` tries, best first
+AUTO_ORDER = ("cpu", "webgpu", "numpy")  # what `auto` tries, best first
 
 
 def installed() -> "dict[str, EntryPoint]":
@@ -43,15 +44,35 @@ def usable(name: str) -> Backend:
     return backend
 
 
-def best() -> Backend:
-    """The first backend of AUTO_ORDER that can work here."""
-    reasons = []
+def candidates() -> Iterator[Backend]:
+    """The backends of AUTO_ORDER that can work here, best first. Raises BackendError when there is none."""
+    reasons, found = [], False
     for name in AUTO_ORDER:
         try:
-            return usable(name)
+            backend = usable(name)
         except BackendError as error:
             reasons.append(str(error))
-    raise BackendError("no backend can work here: " + "; ".join(reasons))
+            continue
+        if backend.availability().automatic:
+            found = True
+            yield backend
+    if not found:
+        raise BackendError("no backend can work here: " + "; ".join(reasons))
+
+
+def best() -> Backend:
+    """What `auto` tries first."""
+    return next(candidates())
+
+
+def encoder() -> Encoder:
+    """The fastest here: that of the first backend of AUTO_ORDER that has one, else the definition in NumPy."""
+    for name in AUTO_ORDER:
+        if availability(name).available and isinstance(backend := load(name), Encodes):
+            return backend.encode
+    from rwkv_edge.quant.encode import encode as definition  # only those who make files need it
+
+    return definition
 
 
 def availability(name: str) -> Availability:

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -21,19 +21,49 @@ MAX_FILE_BYTES = 1 << 30  # the largest RWKV's state has 66 MB
 MAX_TOKENS_SEEN = 1 << 62
 
 
+class Holder(Protocol):
+    """Where a state's numbers may be while they are not in its array: on a device."""
+
+    def fetch(self, state: NDArray[Any], release: bool = True) -> None:
+        """Bring the array up to date, if it is held; with `release` the array is the only true copy from now on."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class State:
     """What one sequence left in the model. Running the model changes it in place; `copy` makes a branch.
 
-    data: float32 (float64 from a backend of that precision) [sum of slot sizes], contiguous.
+    array: the host's memory for the numbers. It is out of date while `holder`, a backend with memory of its own, has them.
     slots: which part of `data` is what; `state["blocks.0.att.wkv"]` is a view of one, in its shape.
     fingerprint: the model it belongs to (see fingerprint.py).  tokens_seen: how many tokens were fed.
     """
 
-    data: NDArray[Any]
+    array: NDArray[Any]
     slots: tuple[Slot, ...]
     fingerprint: str
     tokens_seen: int = 0
+    holder: Holder | None = None
+
+    @property
+    def data(self) -> NDArray[Any]:
+        """float32 (float64 from a backend of that precision) [sum of slot sizes], contiguous; writing to it changes the state.
+
+        After the next run on a backend with memory of its own, ask for it again: an old view is out of date there.
+        """
+        if self.holder is not None:
+            self.holder.fetch(self.array)
+            self.holder = None
+        return self.array
+
+    @data.setter
+    def data(self, array: NDArray[Any]) -> None:
+        self.array, self.holder = array, None
+
+    def _numbers(self) -> NDArray[Any]:
+        """The array, up to date, for reading only: whoever holds the state goes on doing so."""
+        if self.holder is not None:
+            self.holder.fetch(self.array, release=False)
+        return self.array
 
     @classmethod
     def initial(cls, slots: Sequence[Slot], dtype: DTypeLike, fingerprint: str) -> "State":
@@ -55,21 +85,21 @@ class State:
 
     @property
     def nbytes(self) -> int:
-        return self.data.nbytes
+        return self.array.nbytes
 
     def copy(self) -> "State":
-        return State(self.data.copy(), self.slots, self.fingerprint, self.tokens_seen)
+        return State(self._numbers().copy(), self.slots, self.fingerprint, self.tokens_seen)
 
     def astype(self, dtype: DTypeLike) -> "State":
         """A copy with numbers of another type, for a backend of another precision."""
-        return State(self.data.astype(dtype), self.slots, self.fingerprint, self.tokens_seen)
+        return State(self._numbers().astype(dtype), self.slots, self.fingerprint, self.tokens_seen)
 
     def check_fits(self, slots: tuple[Slot, ...], fingerprint: str, dtype: DTypeLike | None = None) -> None:
         """Raises StateError, saying what differs, unless a model with these slots (and numbers) can go on from here."""
         if self.fingerprint != fingerprint:
             raise StateError(f"the state belongs to {quoted(self.fingerprint)}, this model is {quoted(fingerprint)}")
-        if dtype is not None and self.data.dtype != np.dtype(dtype):
-            held, wanted = self.data.dtype, np.dtype(dtype)
+        if dtype is not None and self.array.dtype != np.dtype(dtype):
+            held, wanted = self.array.dtype, np.dtype(dtype)
             raise StateError(f"the state holds {held}, the model works in {wanted}: use state.astype({wanted.name!r})")
         if self.slots is slots:
             return
@@ -86,7 +116,7 @@ class State:
         path = Path(path)
         metadata = {"format": FILE_FORMAT, "fingerprint": self.fingerprint, "tokens_seen": str(self.tokens_seen)}
         with np.errstate(over="ignore"):
-            data = np.ascontiguousarray(self.data, "<f4")
+            data = np.ascontiguousarray(self._numbers(), "<f4")
         _write_whole(path, _header(self.slots, metadata), data)
 
     @classmethod

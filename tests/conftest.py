@@ -1,4 +1,5 @@
 """Fixtures that several rooms' tests share."""
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +15,18 @@ settings.register_profile("rwkv_edge", deadline=None, derandomize=True)
 settings.load_profile("rwkv_edge")
 
 
-@pytest.fixture(params=["numpy", "cpu"])
+def need_backend(name: str) -> None:
+    """Skips where the backend cannot work; fails instead where RWKV_EDGE_NEED names it, as in CI."""
+    availability = registry.availability(name)
+    if not availability.available:
+        (pytest.fail if name in os.environ.get("RWKV_EDGE_NEED", "").split(",") else pytest.skip)(availability.reason)
+
+
+@pytest.fixture(params=["numpy", "cpu", "webgpu"])
 def backend_name(request: pytest.FixtureRequest) -> str:
     """Each backend that can work on this machine."""
     name: str = request.param
-    availability = registry.availability(name)
-    if not availability.available:
-        pytest.skip(availability.reason)
+    need_backend(name)
     return name
 
 

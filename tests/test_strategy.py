@@ -17,6 +17,12 @@ from tests.checkpoints.tiny import tiny
         ("auto", Strategy(None)),
         ("cpu", Strategy("cpu")),
         (" cpu   fp32 ", Strategy("cpu", "f32", "fp32")),
+        ("cpu q8_0", Strategy("cpu", "q8_0")),
+        ("webgpu fp16", Strategy("webgpu", "f16")),
+        ("webgpu int8", Strategy("webgpu", "q8_0")),
+        ("webgpu q4_0", Strategy("webgpu", "q4_0")),
+        ("webgpu:1", Strategy("webgpu", which="1")),
+        ("webgpu:radeon fp16", Strategy("webgpu", "f16", which="radeon")),
         ("numpy", Strategy("numpy")),
         ("numpy fp32", Strategy("numpy", "f32", "fp32")),
         ("numpy fp64", Strategy("numpy", None, "fp64")),
@@ -35,6 +41,9 @@ def test_strategies_are_read(text: str, expected: Strategy) -> None:
         ("cpu fp33", "character 5: cpu has no format 'fp33'"),
         ("cpu fp64", "character 5: cpu has no format 'fp64'; expected one of: fp32"),
         ("cpu fp32 now", "character 10: 'now' is one word too many"),
+        ("gpu:1", "character 1: no device 'gpu'"),
+        (" webgpu: fp16", "character 9: expected a number or a name"),
+        ("webgpu:1 fp33", "character 10: webgpu has no format 'fp33'"),
         ("auto fp32", 'character 6: "auto" takes no format'),
     ],
 )
@@ -65,5 +74,5 @@ def test_auto_falls_back_to_numpy_where_the_cpu_backend_cannot_work(monkeypatch:
 
 
 def test_an_unknown_backend_lists_the_installed_ones() -> None:
-    with pytest.raises(BackendError, match="cpu, numpy"):
+    with pytest.raises(BackendError, match="cpu, numpy, webgpu"):
         registry.load("abacus")

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rwkv_edge.backend import Availability, Executable
 from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import Plan
@@ -58,6 +61,15 @@ class CpuBackend:
         with numba_needed():
             for name in every_kernel():
                 address(name)
+
+    def encode(
+        self, format: str, weights: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]:
+        """As `rwkv_edge.quant.encode.encode`, the same bytes, compiled. The first call on a machine compiles (seconds)."""
+        from rwkv_edge_cpu.encode import encode
+
+        with numba_needed():
+            return encode(format, weights, importance)
 
 
 @contextmanager

@@ -94,6 +94,8 @@ class CpuExecutable:
         result = np.empty((inputs.shape[1 if program.logits.per_output else 0], program.logits.width), np.float32)
         program.set_result(address(result))
         self._step(address(inputs.frame), self._paces[inputs.shape[0] > 1])
+        while program.copies and program.copies[0].give_back():
+            del program.copies[0]
         return result
 
     def _step(self, frame: int, pace: Pace) -> None:

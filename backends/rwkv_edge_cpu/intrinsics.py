@@ -37,6 +37,9 @@ def _view(dtype: Any) -> Any:
 floats = _view(types.float32)  # floats(address, n): the memory there as float32 [n]
 int32s = _view(types.int32)
 int64s = _view(types.int64)
+int16s = _view(types.int16)
+uint16s = _view(types.uint16)
+uint8s = _view(types.uint8)
 
 
 def _pointer(builder: ir.IRBuilder, address: ir.Value, element: ir.Type) -> ir.Value:

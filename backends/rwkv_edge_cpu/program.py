@@ -15,7 +15,7 @@ from rwkv_edge_cpu.codes import activation_bytes
 from rwkv_edge_cpu.machine_code import KernelName, address, kernel_name
 from rwkv_edge_cpu.quantize_op import Quantize, with_bytes
 from rwkv_edge_cpu.schedule import in_phases, place_buffers
-from rwkv_edge_cpu.sparse_op import ListKeys, SparseMatMul, sparse_products, sparse_record
+from rwkv_edge_cpu.sparse_op import Copy, ListKeys, SparseMatMul, sparse_products, sparse_record
 
 BYTES_AT_ONCE = 32 << 10  # of weights that a thread takes at a time: a microsecond or more of work
 PIECES_PER_THREAD = 4  # so that a thread which was interrupted does not keep the others waiting
@@ -117,12 +117,14 @@ def by_key(format: str) -> tuple[KernelName, ...]:
 
 
 def every_kernel() -> list[KernelName]:
-    """Of all ops and formats."""
+    """Of all ops and formats, and those that make blocks."""
+    from rwkv_edge_cpu.encode import KERNELS  # no model that runs needs it
+
     ops = [lowering.kernel for lowering in LOWERINGS.values() if lowering.kernel is not None]
     activations = [kernel_name("elementwise.activation", kind) for kind in p.ACTIVATIONS]
     matrices = [name for format in FORMATS for name in (decoder_of(format), *matrix_kernels(format), *by_key(format))]
     lists = [QUANTIZE_AND_LIST, LIST_FLOATS, NOTHING]
-    return list(dict.fromkeys([WALK, *ops, *activations, MATMUL, *lists, *matrices]))
+    return list(dict.fromkeys([WALK, *ops, *activations, MATMUL, *lists, *matrices, *KERNELS]))
 
 
 @dataclass(slots=True, eq=False)
@@ -132,7 +134,7 @@ class Program:
     records: int64 [ops, N_FIELDS].  single, many: kernel addresses for one row and for more.
     region, offset: where operands lie.  token_floats, output_floats: activation memory per token and per output.
     kept: arrays whose addresses are in the records.  result_fields: where in the flat records the logits' address goes.
-    ops: what the records were made from.
+    ops: what the records were made from.  copies: matrices that are still to be re-laid by key, in the order of their turns.
     """
 
     records: NDArray[np.int64]
@@ -151,6 +153,7 @@ class Program:
     kept: list[NDArray[Any]]
     result_fields: list[int]
     ops: tuple[Any, ...]
+    copies: list[Copy]
 
     def bind(self, n_tokens: int, n_outputs: int, n_segments: int, tokens_at: int, outputs_at: int) -> None:
         """Fill in the addresses and amounts for runs of this shape; `result` is still to be set."""
@@ -182,6 +185,7 @@ def build(plan: p.Plan, threads: int, by_key: bool | None = None) -> Program:
     region = np.full((n, layout.F + 1 - layout.OUT), CONSTANT, np.int8)
     offset = np.zeros(region.shape, np.int64)
     kept: list[NDArray[Any]] = []
+    copies: list[Copy] = []
 
     def locate(operand: p.Buffer | NDArray[Any]) -> tuple[int, int]:
         if isinstance(operand, p.Buffer):
@@ -213,7 +217,7 @@ def build(plan: p.Plan, threads: int, by_key: bool | None = None) -> Program:
             records[i, layout.X_STRIDE] = 4 * op.x.width
             records[i, layout.GRAIN] = _rows_at_once(op.weight, threads)
             if isinstance(op, SparseMatMul):
-                one = _place_copy(records, i, op.weight, one, threads, kept)
+                one = _place_copy(records[i], op.weight, one, threads, copies, kept)
         elif isinstance(op, Quantize):
             records[i, layout.X_STRIDE], records[i, layout.N_IN] = 4 * op.out.width, op.x.width
             records[i, layout.ZERO], records[i, layout.GROUP] = op.zero, op.group
@@ -234,7 +238,7 @@ def build(plan: p.Plan, threads: int, by_key: bool | None = None) -> Program:
         np.array([op.out.per_output for op in plan.ops]),
         token_floats, output_floats, plan.logits, min(vocabularies, default=None), kept,
         [int(i) * layout.N_FIELDS + layout.OUT + int(j) for i, j in np.argwhere(region == RESULT)],
-        plan.ops,
+        plan.ops, copies,
     )  # fmt: skip
 
 
@@ -300,11 +304,11 @@ def _matrix_kernels(record: NDArray[np.int64], format: str) -> tuple[KernelName,
 
 
 def _place_copy(
-    records: NDArray[np.int64], i: int, weight: Tensor, dense: KernelName, threads: int, kept: list[NDArray[Any]]
+    record: NDArray[np.int64], weight: Tensor, dense: KernelName, threads: int, copies: list[Copy], kept: list[NDArray[Any]]
 ) -> KernelName:
     """What the product by key needs beside the matrix; returns its kernel for a single row of x."""
-    record, earlier = records[i], np.count_nonzero(records[:i, layout.SPARSE])
-    parts = sparse_record(weight, dense, threads, int(earlier), kept)
+    parts, copy = sparse_record(weight, dense, threads, len(copies), kept)
+    copies.append(copy)
     record[layout.SPARSE], record[layout.GRAIN] = parts.ctypes.data, parts[layout.TILE]
     record[layout.LIST] = 0 if FORMATS[weight.format].is_float else activation_bytes(weight.shape[1])
     return by_key(weight.format)[0]

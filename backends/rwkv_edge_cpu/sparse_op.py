@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from rwkv_edge import plan as p
 from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge.weights.mapping import release
 from rwkv_edge.weights.tensor import Tensor
 from rwkv_edge_cpu import layout
 from rwkv_edge_cpu.key_major import key_major, slab_outputs
@@ -34,6 +35,22 @@ class ListKeys:
 
     out: p.Buffer
     x: p.Buffer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Copy:
+    """weight: a matrix that is re-laid while the model runs.  ready: see layout.UNTOUCHED."""
+
+    weight: Tensor
+    ready: NDArray[np.int64]
+
+    def give_back(self) -> bool:
+        """Whether the copy is made; then the file's pages, which single tokens no longer read, are given back."""
+        if (self.ready <= layout.UNTOUCHED).any():
+            return False
+        if (self.ready == layout.COPIED).all():
+            release(self.weight.data)
+        return True
 
 
 def sparse_products(plan: p.Plan, wanted: bool | None) -> frozenset[int]:
@@ -73,7 +90,7 @@ def tile_width(n_out: int, format: str, threads: int) -> int:
 
 def sparse_record(
     weight: Tensor, dense: KernelName, threads: int, delay: int, kept: list[NDArray[Any]]
-) -> NDArray[np.int64]:
+) -> tuple[NDArray[np.int64], Copy]:
     """See sparse.py. Memory for the copy is reserved, not yet touched. delay: rows before the copy is made."""
     width = tile_width(weight.shape[0], weight.format, threads)
     tiles = -(-weight.shape[0] // width)
@@ -86,7 +103,7 @@ def sparse_record(
     record[layout.MOST] = int(MOST_KEYS * weight.shape[1] / 4)
     record[layout.DENSE], record[layout.RELAY] = address(dense), address(kernel_name("sparse.relay_kernel", weight.format))
     kept += [copy, ready, record]
-    return record
+    return record, Copy(weight, ready)
 
 
 def list_floats(n: int, format: str) -> int:

@@ -16,7 +16,7 @@ SAMPLING_HELP = {
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--strategy", default="auto", help='backend and weight format: "auto", "cpu", "cpu fp32", "numpy fp32"')
+    parser.add_argument("--strategy", default="auto", help='backend and weight format: "auto", "cpu fp32", "webgpu fp16"')
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the fast cores this process may use)")
 
 

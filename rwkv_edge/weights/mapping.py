@@ -5,6 +5,7 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,20 @@ def prefetch(data: NDArray[np.uint8], places: Iterable[tuple[int, int]]) -> None
             for offset, size in places:
                 start = offset // mmap.PAGESIZE * mmap.PAGESIZE
                 view.madvise(mmap.MADV_WILLNEED, start, min(offset + size, len(data)) - start)
+
+
+def release(data: NDArray[Any]) -> None:
+    """Give back the memory that a view of a mapped file takes; it is read again when touched. Only a hint."""
+    base: Any = data
+    while isinstance(base, np.ndarray):
+        base, whole = base.base, base
+    view = base.obj if isinstance(base, memoryview) else base
+    if isinstance(view, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") and data.size:
+        reach = sum((n - 1) * stride for n, stride in zip(data.shape, data.strides, strict=True)) + data.itemsize
+        first = data.ctypes.data - whole.ctypes.data
+        start = first // mmap.PAGESIZE * mmap.PAGESIZE
+        with suppress(OSError):
+            view.madvise(mmap.MADV_DONTNEED, start, first - start + reach)
 
 
 def read_small_file(path: Path, limit: int, expected: str) -> bytes:

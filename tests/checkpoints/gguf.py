@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.quant.encode import encode_q8_0
+from rwkv_edge.quant.encode import encode
 from rwkv_edge.quant.formats import FORMATS
 from tests.checkpoints.tiny import Checkpoint, round_to_bf16
 
@@ -186,5 +186,5 @@ def encoded(array: NDArray[np.float32], format: str) -> bytes:
     if format == "bf16":
         return (round_to_bf16(array).view(np.uint32) >> np.uint32(16)).astype("<u2").tobytes()
     if format == "q8_0":
-        return encode_q8_0(array).tobytes()
+        return encode("q8_0", array).tobytes()
     return array.astype({"f32": "<f4", "f16": "<f2"}[format]).tobytes()

@@ -197,6 +197,18 @@ def test_logits_of_every_version(version: str, tiny_pth: Callable[[str], Path]) 
     np.testing.assert_allclose(np.stack(logits[half:]), np.stack(logits[:half]), rtol=0, atol=2e-5)
 
 
+def test_what_was_copied_is_given_back_to_the_file(tiny_pth: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back: list[Array] = []
+    monkeypatch.setattr("rwkv_edge_cpu.sparse_op.release", given_back.append)
+    with Model(tiny_pth("7"), "cpu", threads=2, sparse=True) as model:
+        state = None
+        for step in range(model.shape.n_layer + 1):
+            _, state = model.forward([1 + step], state)
+        values = [op.weight.data for op in model.plan.ops if getattr(op, "weight", None) is not None
+                  and getattr(op.weight, "name", "").endswith("ffn.value.weight")]  # fmt: skip
+        assert [id(data) for data in given_back] == [id(data) for data in values]
+
+
 def test_available_memory(tmp_path: Path) -> None:
     from rwkv_edge_cpu import memory
 

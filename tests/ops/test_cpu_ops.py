@@ -11,7 +11,7 @@ from rwkv_edge_numpy import backend as numpy_backend
 from rwkv_edge.backend import Batch
 from rwkv_edge.errors import BackendError, InputError
 from rwkv_edge.plan import ACTIVATIONS, Buffer, Plan, PlanBuilder
-from rwkv_edge.quant.encode import encode_q8_0
+from rwkv_edge.quant.encode import encode
 from rwkv_edge.weights.tensor import Tensor
 
 pytestmark = pytest.mark.skipif(not cpu.availability().available, reason=cpu.availability().reason)
@@ -42,7 +42,7 @@ def stored(values: Array, format: str) -> Tensor:
 
 
 def q8_0(values: NDArray[np.float32]) -> Tensor:
-    return Tensor("w", values.shape, "q8_0", encode_q8_0(values))
+    return Tensor("w", values.shape, "q8_0", encode("q8_0", values))
 
 
 def unaligned(tensor: Tensor) -> Tensor:

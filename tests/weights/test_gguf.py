@@ -252,7 +252,7 @@ def test_other_versions_and_byte_orders_are_named(path: Path) -> None:
 def test_other_architectures_are_named(arch: Any, words: str, path: Path) -> None:
     entries, blobs = small_model(general__architecture=arch)
     message = refusal(path, file_bytes(entries, blobs))
-    assert message == f"holds {words}; this engine reads rwkv6 and rwkv7 from GGUF files"
+    assert message == f"holds {words}; this engine reads rwkv4, rwkv5, rwkv6, rwkv7 from GGUF files"
 
 
 def test_types_without_a_decoder_are_named(path: Path) -> None:

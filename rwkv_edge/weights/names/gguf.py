@@ -1,10 +1,11 @@
-"""llama.cpp's GGUF tensors to ours: one table an architecture.
+"""GGUF tensors and ours: one table an architecture, read in both directions.
 
-Sources: llama.cpp's conversion/rwkv.py and gguf-py/gguf/tensor_mapping.py.
+rwkv6 and rwkv7 are as llama.cpp names them (conversion/rwkv.py and gguf-py/gguf/tensor_mapping.py); rwkv4 and rwkv5,
+which it does not know, are this project's own, named alike.
 """
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,21 +22,31 @@ def _weight_and_bias(*pairs: tuple[str, str]) -> dict[str, Target]:
     return {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in pairs for kind in ("weight", "bias")}
 
 
-TOP: dict[str, Target] = {
-    "token_embd.weight": "emb.weight",
-    "output.weight": "head.weight",
-    **_weight_and_bias(("token_embd_norm", "blocks.0.ln0"), ("output_norm", "ln_out")),
-}
+FIRST: dict[str, Target] = {"token_embd.weight": "emb.weight", **_weight_and_bias(("token_embd_norm", "blocks.0.ln0"))}
+LAST: dict[str, Target] = {**_weight_and_bias(("output_norm", "ln_out")), "output.weight": "head.weight"}
+TOP = FIRST | LAST
 
 BLOCK: dict[str, Target] = {
     **_weight_and_bias(("attn_norm", "ln1"), ("attn_norm_2", "ln2"), ("time_mix_ln", "att.ln_x")),
     **{f"time_mix_{m}.weight": f"att.{m}.weight" for m in ("receptance", "key", "value", "output")},
     **{f"channel_mix_{m}.weight": f"ffn.{m}.weight" for m in ("key", "value")},
+    "time_mix_state.weight": "att.time_state",  # of a state-tuned model: ours, llama.cpp has no such tensor
 }
 
-BLOCK_6: dict[str, Target] = BLOCK | {
+GATED: dict[str, Target] = BLOCK | {
     "time_mix_gate.weight": "att.gate.weight",
     "channel_mix_receptance.weight": "ffn.receptance.weight",
+}
+
+BLOCK_4: dict[str, Target] = GATED | {
+    **{f"time_mix_lerp_{x}.weight": f"att.time_mix_{x}" for x in "kvrg"},
+    **{f"time_mix_{m}.weight": f"att.time_{m}" for m in ("decay", "first")},
+    **{f"channel_mix_lerp_{x}.weight": f"ffn.time_mix_{x}" for x in "kr"},
+}
+
+BLOCK_5: dict[str, Target] = BLOCK_4 | {"time_mix_faaaa.weight": "att.time_faaaa"}  # 5.2's; 5.0 and 5.1 have `first`
+
+BLOCK_6: dict[str, Target] = GATED | {
     "time_mix_lerp_x.weight": "att.time_maa_x",
     "time_mix_lerp_fused.weight": tuple(f"att.time_maa_{x}" for x in "wkvrg"),
     **{f"time_mix_lerp_{x}.weight": f"att.time_maa_{x}" for x in "wkvrg"},  # files from before the fusion
@@ -54,9 +65,12 @@ BLOCK_7: dict[str, Target] = BLOCK | {
 
 # Layer 0 has no use for these; the converter puts copies of others there, because llama.cpp wants to find something.
 FIRST_BLOCK_7: dict[str, Target] = {f"time_mix_v{i}.weight": None for i in range(3)}
+STAND_INS = {f"time_mix_v{i}.weight": f"att.a{i}" for i in range(3)}
 
 # Architecture -> names in every block, and names that mean something else in the first.
 ARCHITECTURES: dict[str, tuple[Mapping[str, Target], Mapping[str, Target]]] = {
+    "rwkv4": (BLOCK_4, {}),
+    "rwkv5": (BLOCK_5, {}),
     "rwkv6": (BLOCK_6, {}),
     "rwkv7": (BLOCK_7, FIRST_BLOCK_7),
 }
@@ -79,7 +93,7 @@ def to_ours(raw: RawFile) -> Weights:
     arch = raw.metadata.get("general.architecture")
     if not isinstance(arch, str) or arch not in ARCHITECTURES:
         what = HYBRIDS.get(arch, f"a model of architecture {quoted(arch)}") if isinstance(arch, str) else "no model"
-        readable = " and ".join(ARCHITECTURES)
+        readable = ", ".join(ARCHITECTURES)
         raise ModelFileError(f"{raw.path}: holds {what}; this engine reads {readable} from GGUF files")
     if raw.metadata.get("general.type", "model") != "model":
         raise ModelFileError(f"{raw.path}: is of type {quoted(raw.metadata['general.type'])}, expected a model")
@@ -98,6 +112,25 @@ def to_ours(raw: RawFile) -> Weights:
                 raise ModelFileError(f"{raw.path}: two tensors stand for {ours.name}, one is {quoted(theirs.name)}")
             tensors[ours.name] = ours
     return Weights(raw.path, raw.source, tensors, hints, raw.metadata)
+
+
+def from_ours(arch: str, names: Collection[str], n_layer: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The tensors of a GGUF file for a model that has `names` (ours): (its name, our names of what it holds), in order.
+
+    Several names belong to a fused tensor. Names that `arch` has no tensor for are left out.
+    """
+    every_block, first_block = ARCHITECTURES[arch]
+    blocks = [(f"blk.{i}.", f"blocks.{i}.", every_block if i else {**every_block, **first_block}) for i in range(n_layer)]
+    rooms = [("", "", FIRST), *blocks, ("", "", LAST)]
+    told: set[str] = set()
+    for their_prefix, our_prefix, table in rooms:
+        for theirs, target in table.items():
+            parts = target if isinstance(target, tuple) else (target or STAND_INS[theirs],)
+            ours = tuple(our_prefix + name for name in parts)
+            if not all(name in names for name in ours) or (target and not told.isdisjoint(ours)):
+                continue  # the model has no such tensor, or this is an older name for one that was told
+            told.update(ours)
+            yield their_prefix + theirs, ours
 
 
 def _check_layers(raw: RawFile, count: int) -> None:

@@ -1,0 +1,165 @@
+"""An open WebGPU device: buffers, pipelines, bind groups, and one submission per launch."""
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import wgpu
+from numpy.typing import NDArray
+from wgpu.backends.wgpu_native import ffi, lib
+
+from rwkv_edge.device.driver import Grid, Limits, Step
+from rwkv_edge.errors import BackendError
+from rwkv_edge_webgpu.adapters import Adapter
+from rwkv_edge_webgpu.opened import Opened, forget, opened
+from rwkv_edge_webgpu.source import DIALECT
+
+USAGE = wgpu.BufferUsage
+STORAGE = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST
+WORDS_BYTES = 512  # of a step's parameters, `words` in common.wgsl; a multiple of every offset alignment
+GUARANTEED_BINDING = 128 << 20  # what every WebGPU device can bind
+
+
+def encode(compute: Any, handles: Sequence[tuple[Any, Any]], grids: Sequence[Grid]) -> None:
+    """Launch after launch into a compute pass.
+
+    Straight to wgpu-native: 1.2 us a launch where wgpu-py's methods take 3.1 us, of which a token has hundreds. What is wrong
+    with a launch is reported when the pass is finished, so that nothing is missed.
+    """
+    set_pipeline, set_bind_group = lib.wgpuComputePassEncoderSetPipeline, lib.wgpuComputePassEncoderSetBindGroup
+    dispatch, null = lib.wgpuComputePassEncoderDispatchWorkgroups, ffi.NULL
+    for (pipeline, group), (x, y, z) in zip(handles, grids, strict=True):
+        if x and y:
+            set_pipeline(compute, pipeline)
+            set_bind_group(compute, 0, group, 0, null)
+            dispatch(compute, x, y, z)
+
+
+@dataclass(slots=True, eq=False)
+class Recording:
+    """handles: wgpu-native's own of each step's (pipeline, bind group).  kept: the objects behind them."""
+
+    handles: list[tuple[Any, Any]]
+    kept: list[Any]
+
+
+class WebGpuDriver:
+    """See `rwkv_edge.device.driver.Driver`. waited: seconds for the device, in all."""
+
+    dialect = DIALECT
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.name = adapter.name
+        self._opened: Opened | None = None
+        with self._explained("cannot be opened"):
+            self._opened = opened(adapter)
+        self.device = self._opened.device
+        limits = self.device.limits
+        binding = int(limits["max-storage-buffer-binding-size"])
+        self.limits = Limits(min(binding, GUARANTEED_BINDING), int(limits["max-compute-workgroups-per-dimension"]))
+        self._memories: set[Any] = set()
+        self._staging: Any = None
+        self.waited = 0.0
+
+    @property
+    def live(self) -> int:
+        """Bytes that are allocated."""
+        return sum(memory.size for memory in self._memories)
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Whatever wgpu reports becomes a BackendError of one sentence."""
+        try:
+            yield
+        except BackendError:
+            raise
+        except wgpu.GPUOutOfMemoryError as error:
+            raise BackendError(f"{self.name} is out of memory: it {what}") from error
+        except Exception as error:
+            text = " ".join(str(error).split()) or type(error).__name__
+            if "lost" in text.casefold() or "destroyed" in text.casefold():
+                if self._opened is not None:
+                    forget(self._opened)
+                raise BackendError(f"{self.name} was lost; open the model again, or use the cpu backend") from error
+            raise BackendError(f"{self.name} {what}: {text[:200]}") from error
+
+    def allocate(self, nbytes: int, what: str) -> Any:
+        size = max(16, -(-nbytes // 16) * 16)
+        with self._explained(f"has no {size / 1e6:.1f} MB for {what}"):
+            memory = self.device.create_buffer(size=size, usage=STORAGE)
+        self._memories.add(memory)
+        return memory
+
+    def free(self, memory: Any) -> None:
+        self._memories.discard(memory)
+        memory.destroy()
+
+    def write(self, memory: Any, offset: int, data: NDArray[Any]) -> None:
+        with self._explained("did not take data"):
+            self.device.queue.write_buffer(memory, offset, data)
+
+    def read(self, memory: Any, offset: int, out: NDArray[Any]) -> None:
+        with self._explained("did not give data back"):
+            encoder = self.device.create_command_encoder()
+            self._copy_out(encoder, memory, offset, out)
+
+    def record(self, steps: Sequence[Step], arena: Any, vectors: Any, states: Any, inputs: Any) -> Recording:
+        words = np.zeros((len(steps), WORDS_BYTES // 4), np.uint32)
+        for row, step in zip(words, steps, strict=True):
+            row[: len(step.words)] = step.words
+        device = self._opened
+        assert device is not None
+        with self._explained("did not take the kernels"):
+            memory = self.device.create_buffer_with_data(data=words, usage=USAGE.UNIFORM)
+            common = {0: arena, 1: vectors, 3: states, 4: inputs}
+            recorded = []
+            for i, step in enumerate(steps):
+                bound = common | {2: vectors if step.weights is None else step.weights}
+                entries = [{"binding": at, "resource": {"buffer": buffer}} for at, buffer in bound.items()]
+                resource = {"buffer": memory, "offset": i * WORDS_BYTES, "size": WORDS_BYTES}
+                entries.append({"binding": 5, "resource": resource})
+                group = self.device.create_bind_group(layout=device.bindings, entries=entries)
+                recorded.append((device.pipeline(step.kernel), group))
+        handles = [(pipeline._internal, group._internal) for pipeline, group in recorded]
+        return Recording(handles, [recorded, memory])
+
+    def launch(
+        self, recording: Recording, grids: Sequence[Grid], arena: Any, offset: int, out: NDArray[np.float32]
+    ) -> None:
+        with self._explained("did not run the kernels"):
+            encoder = self.device.create_command_encoder()
+            compute = encoder.begin_compute_pass()
+            encode(compute._internal, recording.handles, grids)
+            compute.end()
+            self._copy_out(encoder, arena, offset, out)
+
+    def close(self) -> None:
+        for memory in [*self._memories, *([self._staging] if self._staging else [])]:
+            memory.destroy()
+        self._memories.clear()
+        self._staging = None
+
+    def _copy_out(self, encoder: Any, memory: Any, offset: int, out: NDArray[Any]) -> None:
+        """Submit what was encoded and a copy behind it; wait for it unless there is nothing to bring."""
+        if out.size:
+            staging = self._staging_of(out.nbytes)
+            encoder.copy_buffer_to_buffer(memory, offset, staging, 0, out.nbytes)
+        self.device.queue.submit([encoder.finish()])
+        if out.size:
+            self._staging = None  # until all went well: what an interrupt leaves half mapped cannot be used again
+            start = time.perf_counter()
+            staging.map_sync("READ_NOSYNC", 0, out.nbytes)
+            self.waited += time.perf_counter() - start
+            out.reshape(-1).view(np.uint8)[:] = staging.read_mapped(0, out.nbytes, copy=False)
+            staging.unmap()
+            self._staging = staging
+
+    def _staging_of(self, nbytes: int) -> Any:
+        if self._staging is None or self._staging.size < nbytes:
+            if self._staging is not None:
+                self._staging.destroy()
+            size = 1 << (nbytes - 1).bit_length()
+            self._staging = self.device.create_buffer(size=max(size, 1 << 16), usage=USAGE.MAP_READ | USAGE.COPY_DST)
+        return self._staging

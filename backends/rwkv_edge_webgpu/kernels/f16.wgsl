@@ -1,0 +1,9 @@
+// Weights as float16, two in a word: one line a unit.
+
+fn weight_unit(m: Member, row: u32, u: u32) -> Eight {
+    let line = weights[m.matrix + row * units(m) + u];
+    return Eight(
+        vec4(unpack2x16float(line.x), unpack2x16float(line.y)),
+        vec4(unpack2x16float(line.z), unpack2x16float(line.w)),
+    );
+}

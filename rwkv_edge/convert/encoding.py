@@ -1,0 +1,109 @@
+"""Entries to bytes: pieces of rows, encoded by a few threads and written in order.
+
+What only a conversion needs is imported by the functions here, so that `import rwkv_edge` stays quick.
+"""
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkv_edge.convert.entry import Entry
+from rwkv_edge.errors import InputError, ModelFileError
+from rwkv_edge.quant.floats import encode_floats
+from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge.weights.mapping import release
+from rwkv_edge.weights.tensor import Tensor
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
+    from rwkv_edge.backend import Encoder
+
+Importance = Mapping[str, NDArray[np.float32]]
+Progress = Callable[[int, int], None]  # bytes of the source that are done, and all of them
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def write_entries(
+    file: BinaryIO,
+    entries: Iterable[Entry],
+    alignment: int,
+    *,
+    threads: int,
+    importance: Importance | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """The data of all entries, each padded to `alignment`.
+
+    A few pieces are in memory at a time, and of the source only what they need. Raises ModelFileError where a weight
+    cannot be encoded, InputError where an importance does not fit its tensor.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    entries = list(entries)
+    total, done = sum(entry.source_bytes for entry in entries), 0
+    with ThreadPoolExecutor(threads) as pool:
+        for entry in entries:
+            for data, source_bytes in _encoded_in_order(pool, entry, threads, _importance_of(entry, importance)):
+                file.write(data.data)
+                done += source_bytes
+                if progress:
+                    progress(done, total)
+            file.write(bytes(-entry.nbytes % alignment))
+
+
+def _encoded_in_order(
+    pool: "Executor", entry: Entry, ahead: int, columns: NDArray[np.float32] | None
+) -> Iterator[tuple[NDArray[Any], int]]:
+    """(bytes of a piece, bytes it had in the source); at most `ahead` pieces are worked on beside the one that is next."""
+    waiting: deque[tuple[Future[NDArray[Any]], int]] = deque()
+    for piece in entry.pieces():
+        waiting.append((pool.submit(_encoded, piece, entry, columns), piece.nbytes))
+        if len(waiting) > ahead:
+            future, size = waiting.popleft()
+            yield future.result(), size
+    for future, size in waiting:
+        yield future.result(), size
+
+
+def _importance_of(entry: Entry, importance: Importance | None) -> NDArray[np.float32] | None:
+    """float32 [width]: how much an error in each column matters; None: all the same."""
+    columns = importance.get(entry.parts[0].name) if importance else None
+    if columns is None or FORMATS[entry.format].is_float:
+        return None
+    if columns.shape != entry.shape[-1:]:
+        name, width = entry.parts[0].name, entry.shape[-1]
+        raise InputError(f"the importance of {name} has shape {list(columns.shape)}, expected [{width}]")
+    return np.ascontiguousarray(columns, np.float32)
+
+
+def _encoded(piece: Tensor, entry: Entry, importance: NDArray[np.float32] | None) -> NDArray[Any]:
+    """The bytes of a piece, uint8 or plain floats; its pages of the source are given back."""
+    try:
+        if piece.format == entry.format and entry.factor == 1:
+            return np.array(piece.data, order="C")
+        weights = piece.decode(np.float32)
+        if entry.factor != 1:
+            weights = weights * np.float32(entry.factor)
+        if FORMATS[entry.format].is_float:
+            return encode_floats(weights, entry.format)
+        return _encoder()(entry.format, np.ascontiguousarray(weights).reshape(-1, piece.shape[-1]), importance)
+    except ValueError as error:
+        raise ModelFileError(f"tensor {piece.name} cannot become {entry.format}: {error}") from error
+    finally:
+        release(piece.data)
+
+
+@cache
+def _encoder() -> "Encoder":
+    from rwkv_edge.registry import encoder
+
+    return encoder()

@@ -1,0 +1,156 @@
+"""A compiled Plan on a device: a run is cut into pieces that fit it; each is one submission."""
+import os
+import threading
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkv_edge import plan as p
+from rwkv_edge.backend import Batch
+from rwkv_edge.device import inputs
+from rwkv_edge.device.driver import Driver, Grid, RunShape, Step
+from rwkv_edge.device.kernels import DOT_TOKENS
+from rwkv_edge.device.program import Program
+from rwkv_edge.device.states import Seats
+from rwkv_edge.errors import BackendError
+
+MOST_ROWS = 512
+Variant = tuple[bool, int, int]  # one token each; tokens at a time in matrix products, and in those of outputs
+
+
+class DeviceExecutable:
+    """See `rwkv_edge.backend.HoldsStates`. Owns its driver and closes it, also where the device cannot take the plan."""
+
+    state_dtype = np.dtype(np.float32)
+
+    def __init__(self, plan: p.Plan, driver: Driver) -> None:
+        self.plan, self.driver = plan, driver
+        self._embeds = [op for op in plan.ops if isinstance(op, p.Embed)]
+        self._n_vocab = min((op.weight.shape[0] for op in self._embeds), default=1)
+        try:
+            self._program = Program(plan, driver)
+            self._seats = Seats(driver, plan.state_size)
+        except BaseException:
+            driver.close()
+            raise
+        self._arena, self._inputs = Room(driver, "activations"), Room(driver, "inputs")
+        self._state_size = plan.state_size
+        self._most_rows = self._rows_that_fit()
+        self._recordings: dict[Variant, tuple[Any, list[Step]]] = {}
+        self._recorded_with: tuple[Any, ...] = ()
+        self._grids: dict[tuple[Variant, RunShape], list[Grid]] = {}
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._closed = False
+
+    @property
+    def matrix_bytes(self) -> int:
+        """On the device, all of which a token reads."""
+        return self._program.matrix_bytes
+
+    @property
+    def launches(self) -> int:
+        """Of kernels for one token."""
+        return len(self._program.schedules[True])
+
+    def run(self, batch: Batch) -> NDArray[np.float32]:
+        """Raises InputError for a batch that does not fit the plan, BackendError when closed or when the device fails."""
+        self._check_process()
+        with self._lock:
+            if self._closed:
+                raise BackendError("this executable is closed")
+            inputs.check(batch, self._state_size, self._n_vocab)
+            logits = self.plan.logits
+            result = np.empty((len(batch.outputs if logits.per_output else batch.tokens), logits.width), np.float32)
+            at = 0
+            for piece in inputs.pieces(batch, self._most_rows, self._seats.most):
+                n = piece.shape.outputs if logits.per_output else piece.shape.rows
+                self._run(piece, batch, result[at : at + n])
+                at += n
+            return result
+
+    def fetch(self, state: NDArray[np.float32], release: bool = True) -> None:
+        """See `HoldsStates`."""
+        self._check_process()
+        with self._lock:
+            if self._closed and self._seats.holds(state):
+                raise BackendError(f"the state was lost with {self.driver.name}")
+            self._seats.fetch(state, release)
+
+    def close(self) -> None:
+        """The states that are still on the device come back first."""
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            with suppress(BackendError):  # of a device that is lost: who asks for a state will be told
+                self._seats.fetch_all()
+            self._recordings.clear()
+            self.driver.close()
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise BackendError(f"{self.driver.name} cannot be used in a forked process: open the model in the child")
+
+    def _rows_that_fit(self) -> int:
+        """Rows that fit the arena even if the logits of all are wanted."""
+        per_row = max(4 * arena.floats(1, 1) for arena in self._program.arenas.values())
+        return max(1, min(MOST_ROWS, self.driver.limits.binding // max(1, per_row)))
+
+    def _run(self, piece: inputs.Piece, batch: Batch, out: NDArray[np.float32]) -> None:
+        shape = piece.shape
+        variant = piece.one_each, tokens_at_once(shape.rows), tokens_at_once(shape.outputs)
+        arena = self._program.arenas[piece.one_each]
+        self._arena.reserve(4 * arena.floats(shape.rows, shape.outputs))
+        outputs_begin = arena.tokens.size * shape.rows
+        seats = self._seats.take([batch.states[i] for i, _, _ in piece.segments])
+        words = inputs.words(piece, batch.tokens, seats, self._embeds, outputs_begin)
+        self._inputs.reserve(words.nbytes)
+        self.driver.write(self._inputs.memory, 0, words)
+        recording, grids = self._recording(variant, shape)
+        place = arena.place(self.plan.logits)
+        at = outputs_begin + place * shape.outputs if self.plan.logits.per_output else place * shape.rows
+        self.driver.launch(recording, grids, self._arena.memory, 4 * at, out)
+
+    def _recording(self, variant: Variant, shape: RunShape) -> tuple[Any, list[Grid]]:
+        memories = self._arena.memory, self._program.vectors, self._seats.memory, self._inputs.memory
+        if any(a is not b for a, b in zip(memories, self._recorded_with or (None,) * 4, strict=True)):
+            self._recordings.clear()
+            self._recorded_with = memories
+        if variant not in self._recordings:
+            steps = self._program.steps(*variant)
+            self._recordings[variant] = self.driver.record(steps, *memories), steps
+        recording, steps = self._recordings[variant]
+        if (variant, shape) not in self._grids:
+            if len(self._grids) > 256:
+                self._grids.clear()
+            self._grids[variant, shape] = [step.grid(shape) for step in steps]
+        return recording, self._grids[variant, shape]
+
+
+def tokens_at_once(rows: int) -> int:
+    """What the matrix kernels are made for: a few tokens, or (0) tiles of many."""
+    return next((n for n in DOT_TOKENS if rows <= n), 0)
+
+
+class Room:
+    """Device memory that is replaced by a larger one when it gets too small."""
+
+    def __init__(self, driver: Driver, what: str) -> None:
+        self.driver, self.what = driver, what
+        self.nbytes = 0
+        self.memory: Any = None
+
+    def reserve(self, nbytes: int) -> None:
+        if self.memory is not None and nbytes <= self.nbytes:
+            return
+        if self.memory is not None:
+            self.driver.free(self.memory)
+            self.memory = None
+        doubled = 1 << max(16, (max(1, nbytes) - 1).bit_length())
+        self.nbytes = max(nbytes, min(doubled, self.driver.limits.binding))
+        self.memory = self.driver.allocate(self.nbytes, self.what)

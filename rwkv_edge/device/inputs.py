@@ -1,0 +1,108 @@
+"""What the host tells the device about a run: one array of 32-bit words, which kernels find their way in by its head.
+
+    head      HEAD words: rows T, outputs M, segments S, where the arena's outputs begin, where the tables below begin
+    owners    [T] each row's segment
+    segments  [S, 3] first row, end row, where the state begins
+    outputs   [M] rows whose logits are wanted
+    embedded  float32 bits, for each `Embed` [T, width]
+"""
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkv_edge.backend import Batch
+from rwkv_edge.device.driver import RunShape
+from rwkv_edge.errors import InputError
+from rwkv_edge.plan import Embed
+from rwkv_edge.quant.decode import decode_blocks
+
+HEAD = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Consecutive rows of a batch, `begin` to `end`: as many as the device takes at once.
+
+    segments: (index in the batch, first row, end row) with rows counted from `begin`.  outputs: likewise.
+    """
+
+    begin: int
+    end: int
+    segments: list[tuple[int, int, int]]
+    outputs: NDArray[np.int32]
+
+    @property
+    def shape(self) -> RunShape:
+        return RunShape(self.end - self.begin, len(self.outputs), len(self.segments))
+
+    @property
+    def one_each(self) -> bool:
+        return len(self.segments) == self.end - self.begin
+
+
+def pieces(batch: Batch, most_rows: int, most_segments: int) -> Iterator[Piece]:
+    bounds = list(accumulate(batch.lengths, initial=0))
+    if bounds[-1] <= most_rows and len(batch.lengths) <= most_segments:
+        segments = [(i, bounds[i], bounds[i + 1]) for i in range(len(batch.lengths))]
+        yield Piece(0, bounds[-1], segments, batch.outputs)
+        return
+    begin = first = 0
+    while begin < bounds[-1]:
+        end = min(begin + most_rows, bounds[min(first + most_segments, len(batch.lengths))])
+        segments = []
+        while first < len(batch.lengths) and bounds[first] < end:
+            segments.append((first, max(bounds[first], begin) - begin, min(bounds[first + 1], end) - begin))
+            if bounds[first + 1] > end:
+                break
+            first += 1
+        low, high = np.searchsorted(batch.outputs, (begin, end))
+        yield Piece(begin, end, segments, batch.outputs[low:high] - np.int32(begin))
+        begin = end
+
+
+def words(
+    piece: Piece, tokens: NDArray[np.int32], seats: Sequence[int], embeds: Sequence[Embed], outputs_begin: int
+) -> NDArray[np.uint32]:
+    """seats: where the states of the piece's segments begin."""
+    shape = piece.shape
+    owners_at = HEAD
+    segments_at = owners_at + shape.rows
+    outputs_at = segments_at + 3 * shape.segments
+    embedded_at = outputs_at + shape.outputs
+    out = np.empty(embedded_at + shape.rows * sum(op.out.width for op in embeds), np.uint32)
+    out[:HEAD] = shape.rows, shape.outputs, shape.segments, outputs_begin, owners_at, segments_at, outputs_at, embedded_at
+    for i, ((_, first, end), seat) in enumerate(zip(piece.segments, seats, strict=True)):
+        out[owners_at + first : owners_at + end] = i
+        out[segments_at + 3 * i : segments_at + 3 * i + 3] = first, end, seat
+    out[outputs_at:embedded_at] = piece.outputs
+    at, rows = embedded_at, tokens[piece.begin : piece.end]
+    for op in embeds:
+        size = shape.rows * op.out.width
+        values = decode_blocks(op.weight.data[rows], op.weight.format)
+        out[at : at + size] = np.ascontiguousarray(values).view(np.uint32).reshape(-1)
+        at += size
+    return out
+
+
+def check(batch: Batch, state_size: int, n_vocab: int) -> None:
+    """Raises InputError for a batch that does not fit the plan: kernels do not look."""
+    n_rows = len(batch.tokens)
+    if len(batch.lengths) != len(batch.states) or min(batch.lengths, default=0) < 1 or sum(batch.lengths) != n_rows:
+        raise InputError(f"lengths {list(batch.lengths)} do not fit {n_rows} tokens and {len(batch.states)} states")
+    for state in batch.states:
+        if state.dtype != np.float32 or state.shape != (state_size,) or not state.flags.c_contiguous:
+            raise InputError(f"expected a state of {state_size} float32, got {list(state.shape)} {state.dtype}")
+        if not state.flags.writeable:
+            raise InputError("a state is read-only")
+    if len({id(state) for state in batch.states}) != len(batch.states):
+        raise InputError("two segments share a state")
+    # Python looks at few numbers faster than NumPy does.
+    tokens = batch.tokens.tolist()
+    if min(tokens) < 0 or max(tokens) >= n_vocab:
+        raise InputError(f"token ids must be from 0 to {n_vocab - 1}")
+    wanted = batch.outputs.tolist()
+    if wanted and (wanted[0] < 0 or wanted[-1] >= n_rows or any(a > b for a, b in pairwise(wanted))):
+        raise InputError(f"outputs must be rows from 0 to {n_rows - 1} in ascending order")

@@ -1,0 +1,106 @@
+"""Whether a device computes what NumPy does: every op in one small plan, one token and many.
+
+Drivers of small GPUs are known to get some kernels wrong without any error.
+"""
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkv_edge import plan as p
+from rwkv_edge import registry
+from rwkv_edge.backend import Batch, Executable
+from rwkv_edge.device import verdicts
+from rwkv_edge.errors import BackendError
+from rwkv_edge.quant.decode import LAYOUTS as BLOCKS
+from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge.weights.tensor import Tensor
+
+WIDTH, N_HEAD, VOCABULARY = 256, 4, 32
+TOLERANCE = 1e-3  # of the largest number; a right one is below 1e-5
+LENGTHS = ([1], [11, 1, 5])
+FORMATS_TESTED = ("f32", "bf16", "q8_0", "q4_0", "q4_k", "q6_k")  # with f16 all decoders, and each form of scales and offsets
+
+
+def check_once(compile: Callable[[p.Plan], Executable], device: str, *key: str) -> None:
+    """Tests a device unless it was tested before with the same `key`: driver, versions, kernels.
+
+    Raises BackendError where it computes wrongly, and what `compile` raises.
+    """
+    wrong = verdicts.recall(device, *key)
+    if wrong is None:
+        wrong = find_wrong(compile, registry.load("numpy").compile)
+        verdicts.remember(wrong, device, *key)
+    if wrong:
+        raise BackendError(f"{device} computes wrongly ({wrong}); update its driver, or use the cpu backend")
+
+
+def find_wrong(compile: Callable[[p.Plan], Executable], definition: Callable[[p.Plan], Executable]) -> str:
+    """What is wrong, or "". compile: the device's; definition: the NumPy backend's. Raises what `compile` raises."""
+    plan = small_plan()
+    ours, theirs = compile(plan), definition(plan)
+    rng = np.random.default_rng(0)
+    try:
+        for lengths in LENGTHS:
+            states = [np.full(plan.state_size, 0.1, np.float32) for _ in lengths]
+            copies = [state.copy() for state in states]
+            for _ in range(2):
+                tokens = rng.integers(0, VOCABULARY, sum(lengths)).astype(np.int32)
+                outputs = np.arange(sum(lengths), dtype=np.int32)
+                actual = ours.run(Batch(tokens, lengths, states, outputs))
+                expected = theirs.run(Batch(tokens, lengths, copies, outputs))
+                if not (error := _error(actual, expected)) < TOLERANCE:
+                    return f"results of {len(tokens)} tokens are off by {error:.1e} of their size"
+    finally:
+        ours.close()
+        theirs.close()
+    return ""
+
+
+def _error(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+def small_plan() -> p.Plan:
+    """All ops, in numbers of about one."""
+    rng = np.random.default_rng(1)
+    b = p.PlanBuilder()
+
+    def vector(low: float = -1, high: float = 1) -> NDArray[np.float32]:
+        return rng.uniform(low, high, WIDTH).astype(np.float32)
+
+    def norm(x: p.Buffer) -> p.Buffer:
+        return b.layer_norm(x, vector(), vector(), 1e-5)
+
+    x = norm(b.embed(_matrix(rng, "f32", VOCABULARY)))
+    before = b.token_shift(x, b.slot("shift", WIDTH))
+    for format in FORMATS_TESTED:
+        x = norm(b.add(x, b.matmul(b.lerp(x, before, vector(0, 1)), _matrix(rng, format, WIDTH))))
+    r, k, v = (b.matmul(b.lerp(x, before, vector(0, 1)), _matrix(rng, "f16", WIDTH)) for _ in range(3))
+    decay, gate = b.activation(r, "decay7"), b.activation(v, "sigmoid")
+    kk = b.l2_normalize(b.multiply(k, vector()), N_HEAD, 1e-12)
+    size = WIDTH // N_HEAD
+    y = b.wkv7(r, decay, k, v, kk, gate, N_HEAD, b.slot("wkv7", N_HEAD, size, size))
+    y = b.add(b.group_norm(y, vector(), vector(), N_HEAD, 1e-4), b.head_bonus(r, k, v, vector(), N_HEAD))
+    z = b.wkv6(r, k, v, b.activation(k, "exp_neg_exp"), vector(), N_HEAD, b.slot("wkv6", N_HEAD, size, size))
+    y = b.add(y, b.group_norm(z, vector(), vector(), N_HEAD, 1e-4))
+    y = b.add(y, b.wkv4(k, v, vector(-2, -1), vector(), b.slot("wkv4", 3, WIDTH)))
+    y = b.scale(b.add(b.activation(y, "tanh"), b.activation(b.activation(y, "silu"), "relu_squared")), 0.5)
+    x = norm(b.select_outputs(b.multiply(b.add(x, y), vector(0.5, 1))))
+    return b.finish(b.matmul(x, _matrix(rng, "bf16", VOCABULARY)))
+
+
+def _matrix(rng: np.random.Generator, format: str, n_out: int) -> Tensor:
+    """[n_out, WIDTH], random in the format's own bytes."""
+    block = FORMATS[format]
+    if block.is_float:
+        values = (rng.standard_normal((n_out, WIDTH)) / 16).astype(np.float32)
+        bits = values.view(np.uint32) >> 16
+        data: dict[str, NDArray[Any]] = {"f32": values, "f16": values.astype(np.float16), "bf16": bits.astype(np.uint16)}
+        return Tensor("w", values.shape, format, data[format])
+    raw = rng.integers(0, 256, (n_out * WIDTH // block.block_size, block.block_bytes), np.uint8)
+    fields = raw.view(BLOCKS[format])[:, 0]
+    for name in {"d", "dmin", "m"} & set(fields.dtype.names or ()):
+        fields[name] = rng.uniform(1e-4, 2e-4, len(fields))
+    return Tensor("w", (n_out, WIDTH), format, raw.reshape(n_out, -1))

@@ -1,0 +1,73 @@
+"""The self-test finds what is wrong, and what was found is kept."""
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rwkv_edge_numpy import backend as numpy_backend
+
+from rwkv_edge.device import self_test, verdicts
+from rwkv_edge.errors import BackendError
+from rwkv_edge.plan import ACTIVATIONS, Activation, Op, Plan
+from rwkv_edge.strategy import WEIGHT_FORMATS
+
+
+def rounded(word: str) -> str:
+    """The weight format that a strategy's word means."""
+    return str(WEIGHT_FORMATS[word][0])
+
+
+class Wrong:
+    """NumPy's executable with results that are a little off."""
+
+    def __init__(self, plan: Plan, factor: float) -> None:
+        self.executable, self.factor = numpy_backend.compile(plan), factor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.executable, name)
+
+    def run(self, batch: Any) -> Any:
+        return self.executable.run(batch) * np.float32(self.factor)
+
+
+def test_a_right_device_passes() -> None:
+    assert self_test.find_wrong(numpy_backend.compile, numpy_backend.compile) == ""
+
+
+@pytest.mark.parametrize("factor", [1.01, np.nan, np.inf])
+def test_a_wrong_one_does_not(factor: float) -> None:
+    assert "results of 1 tokens" in self_test.find_wrong(lambda plan: Wrong(plan, factor), numpy_backend.compile)
+
+
+def test_every_op_is_in_it() -> None:
+    plan = self_test.small_plan()
+    assert {type(op) for op in plan.ops} == set(Op.__args__)
+    assert {op.kind for op in plan.ops if isinstance(op, Activation)} == set(ACTIVATIONS)
+
+
+def test_results_are_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(verdicts.OVERRIDE, str(tmp_path / "new"))
+    assert verdicts.recall("a", "1") is None
+    verdicts.remember("", "a", "1")
+    verdicts.remember("bad", "a", "2")
+    assert verdicts.recall("a", "1") == ""
+    assert verdicts.recall("a", "2") == "bad"
+    assert verdicts.recall("a", "3") is None
+    with pytest.raises(BackendError, match=r"a computes wrongly \(bad\)"):
+        self_test.check_once(lambda plan: pytest.fail("tested again"), "a", "2")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"wrong": 3}', "\0"])
+def test_damaged_notes_do_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
+    monkeypatch.setenv(verdicts.OVERRIDE, str(tmp_path))
+    verdicts.remember("", "a")
+    (file,) = tmp_path.glob("self-test-*.json")
+    file.write_text(text)
+    assert verdicts.recall("a") is None
+
+
+def test_a_directory_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(verdicts.OVERRIDE, str(tmp_path / "file" / "below"))
+    verdicts.remember("", "a")
+    assert verdicts.recall("a") is None
