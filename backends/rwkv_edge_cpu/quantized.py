@@ -135,7 +135,7 @@ def few_rows(format: str) -> tuple[int, int]:
     """For so many rows x, `dots` is fastest: fewer are multiplied one by one, for more a tile is made. Measured."""
     rows = dots_rows(format)
     tile_is_early = isa.chosen().name == "avx2" and BLOCKS[format].group < RUN
-    return (2 if rows > 1 else 3), TOKENS * rows - tile_is_early
+    return (2 if rows > 1 and format == "q8_0" else 3), TOKENS * rows - tile_is_early
 
 
 @cache
