@@ -91,10 +91,7 @@ def _joined(b, parts):
 
 
 def _transposed_squares(b, columns):
-    """Four vectors whose runs of four lanes are the rows of squares: the same with their columns.
-
-    For products of matrices: two words each of the first two rows, and of the second two; then the other two words.
-    """
+    """Four vectors whose runs of four lanes are the rows of squares: the same with their columns."""
     lanes = columns[0].type.count
 
     def chosen(x, y, pattern):
@@ -102,8 +99,6 @@ def _transposed_squares(b, columns):
         numbers = [run + i if i < SQUARE else run + i - SQUARE + lanes for run in range(0, lanes, SQUARE) for i in pattern]
         return b.shuffle_vector(x, y, ir.Constant(vector(I32, lanes), numbers))
 
-    if isa.chosen().name == "neon_i8mm":
-        return [chosen(columns[i], columns[i + 1], words) for words in ((0, 1, 4, 5), (2, 3, 6, 7)) for i in (0, 2)]
     low, high = (0, 4, 1, 5), (2, 6, 3, 7)
     pairs = [[chosen(columns[i], columns[i + 1], half) for half in (low, high)] for i in (0, 2)]
     return [chosen(pairs[0][half], pairs[1][half], pattern) for half in (0, 1) for pattern in ((0, 1, 4, 5), (2, 3, 6, 7))]
