@@ -12,7 +12,7 @@ from rwkv_edge.backend import Availability, Executable
 from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import Plan
 from rwkv_edge.quant.formats import FORMATS
-from rwkv_edge_cpu.cache import OVERRIDE
+from rwkv_edge.user_cache import OVERRIDE
 from rwkv_edge_cpu.cores import usable_cores
 
 

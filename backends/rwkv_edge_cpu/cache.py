@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from rwkv_edge import plan, quant
+from rwkv_edge import plan, quant, user_cache
 from rwkv_edge_cpu.machine import identity
 
-OVERRIDE = "RWKV_EDGE_CACHE"
 ISA_OVERRIDE = "RWKV_EDGE_ISA"
 PREFIX = "cpu-"
 ADMINISTRATOR = 0
@@ -58,30 +57,16 @@ def _version_name() -> str | None:
 def _sources() -> list[Path]:
     """Of kernels and of the numbers that are compiled into them."""
     folders = Path(__file__).parent, Path(quant.__file__).parent
-    return [source for folder in folders for source in sorted(folder.glob("*.py"))] + [Path(plan.__file__)]
+    return [source for folder in folders for source in sorted(folder.rglob("*.py"))] + [Path(plan.__file__)]
 
 
 def _candidates() -> Iterator[Path]:
-    if override := os.environ.get(OVERRIDE):
-        yield Path(override).absolute()
-    if user := _user_cache():
-        yield user / "rwkv_edge"
+    yield from user_cache.candidates()
     owner = os.getuid() if hasattr(os, "getuid") else "user"
     try:
         yield Path(tempfile.gettempdir()) / f"rwkv_edge-{owner}"
     except OSError:  # no temporary directory either
         return
-
-
-def _user_cache() -> Path | None:
-    if sys.platform == "win32":
-        place = os.environ.get("LOCALAPPDATA", "")
-    elif (place := os.environ.get("XDG_CACHE_HOME", "")) and sys.platform != "darwin":
-        pass
-    else:
-        home = os.path.expanduser("~")  # stays "~" when unknown, and may name what does not exist (services, containers)
-        place = os.path.join(home, "Library/Caches" if sys.platform == "darwin" else ".cache") if os.path.isdir(home) else ""
-    return Path(place) if os.path.isabs(place) else None
 
 
 def _make_private(path: Path) -> bool:

@@ -2,29 +2,14 @@
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 
-OVERRIDE = "RWKV_EDGE_CACHE"
-
-
-def directory() -> Path | None:
-    """$RWKV_EDGE_CACHE, else the user's cache directory; None where there is neither."""
-    if override := os.environ.get(OVERRIDE):
-        return Path(override).absolute()
-    home = Path.home() if os.environ.get("HOME") or sys.platform == "win32" else None
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA")
-    elif sys.platform == "darwin":
-        base = str(home / "Library" / "Caches") if home else None
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or (str(home / ".cache") if home else None)
-    return Path(base).absolute() / "rwkv_edge" if base else None
+from rwkv_edge import user_cache
 
 
 def _file(*key: str) -> Path | None:
     """key: whatever the result depends on: device, driver, versions, kernel sources."""
-    base = directory()
+    base = next(user_cache.candidates(), None)
     return base / f"self-test-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.json" if base else None
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from rwkv_edge_cpu import backend, cache
 
+from rwkv_edge import user_cache
+
 pytestmark = pytest.mark.skipif(not backend.availability().available, reason=backend.availability().reason)
 
 ROOT = Path(__file__).parents[2]
@@ -130,7 +132,7 @@ def test_a_directory_that_others_can_write_is_not_used(mode: int, tmp_path: Path
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(mode)
-    monkeypatch.setenv(cache.OVERRIDE, str(shared))
+    monkeypatch.setenv(user_cache.OVERRIDE, str(shared))
     found = cache.cache_directory()
     assert found is None or shared not in found.parents
 
@@ -139,7 +141,7 @@ def test_a_directory_that_others_can_write_is_not_used(mode: int, tmp_path: Path
 def test_a_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    monkeypatch.setenv(cache.OVERRIDE, str(tmp_path / "link"))
+    monkeypatch.setenv(user_cache.OVERRIDE, str(tmp_path / "link"))
     found = cache.cache_directory()
     assert found is None or tmp_path / "link" not in found.parents
 
@@ -157,7 +159,7 @@ def test_a_directory_of_another_user_is_not_used(tmp_path: Path, monkeypatch: py
 
 @posix
 def test_a_full_directory_that_cannot_be_written_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cache.OVERRIDE, str(tmp_path / "image"))
+    monkeypatch.setenv(user_cache.OVERRIDE, str(tmp_path / "image"))
     monkeypatch.setattr(cache, "_can_write", lambda path: "image" not in path.parts)
     assert cache.cache_directory() != tmp_path / "image" / f"{cache.PREFIX}{cache._version_name()}"
     made = tmp_path / "image" / f"{cache.PREFIX}{cache._version_name()}"
@@ -166,7 +168,7 @@ def test_a_full_directory_that_cannot_be_written_is_used_as_it_is(tmp_path: Path
 
 
 def test_old_versions_are_removed_but_not_the_newest_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cache.OVERRIDE, str(tmp_path))
+    monkeypatch.setenv(user_cache.OVERRIDE, str(tmp_path))
     old = time.time() - 100 * 24 * 3600
     for i in range(6):
         (tmp_path / f"{cache.PREFIX}{i}").mkdir()
@@ -198,3 +200,7 @@ def test_other_instructions_have_another_directory(monkeypatch: pytest.MonkeyPat
     first = cache._version_name()
     monkeypatch.setenv(cache.ISA_OVERRIDE, "generic")
     assert cache._version_name() != first
+
+
+def test_the_key_covers_sources_in_folders_below() -> None:
+    assert {"arithmetic.py", "formats.py", "interpreter.py"} <= {path.name for path in cache._sources()}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from rwkv_edge_numpy import backend as numpy_backend
 
+from rwkv_edge import user_cache
 from rwkv_edge.device import self_test, verdicts
 from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import ACTIVATIONS, Activation, Op, Plan
@@ -46,7 +47,7 @@ def test_every_op_is_in_it() -> None:
 
 
 def test_results_are_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(verdicts.OVERRIDE, str(tmp_path / "new"))
+    monkeypatch.setenv(user_cache.OVERRIDE, str(tmp_path / "new"))
     assert verdicts.recall("a", "1") is None
     verdicts.remember("", "a", "1")
     verdicts.remember("bad", "a", "2")
@@ -59,7 +60,7 @@ def test_results_are_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"wrong": 3}', "\0"])
 def test_damaged_notes_do_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
-    monkeypatch.setenv(verdicts.OVERRIDE, str(tmp_path))
+    monkeypatch.setenv(user_cache.OVERRIDE, str(tmp_path))
     verdicts.remember("", "a")
     (file,) = tmp_path.glob("self-test-*.json")
     file.write_text(text)
@@ -68,6 +69,6 @@ def test_damaged_notes_do_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_a_directory_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(verdicts.OVERRIDE, str(tmp_path / "file" / "below"))
+    monkeypatch.setenv(user_cache.OVERRIDE, str(tmp_path / "file" / "below"))
     verdicts.remember("", "a")
     assert verdicts.recall("a") is None

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from rwkv_edge_webgpu import WebGpuBackend, adapters, backend
 
-from rwkv_edge import BackendError, Model, State, StrategyError, registry
+from rwkv_edge import BackendError, Model, State, StrategyError, registry, user_cache
 from rwkv_edge.backend import Availability, Batch
-from rwkv_edge.device import self_test, verdicts
+from rwkv_edge.device import self_test
 from rwkv_edge.strategy import FallbackWarning, Strategy, compiled
 from tests.checkpoints.pth import write_pth
 from tests.checkpoints.tiny import VERSIONS, tiny
@@ -172,12 +172,12 @@ def test_an_adapter_that_computes_wrongly_is_refused_and_remembered(
 ) -> None:
     from rwkv_edge_webgpu import opened, source
 
-    monkeypatch.setenv(verdicts.OVERRIDE, str(tmp_path))
+    monkeypatch.setenv(user_cache.OVERRIDE, str(tmp_path))
     monkeypatch.setattr(opened, "assemble", lambda kernel: source.assemble(kernel).replace("removed * kkas", "kkas"))
     with pytest.raises(BackendError, match="computes wrongly"):
         gpu.compile(deep_plan())
     monkeypatch.undo()
-    monkeypatch.setenv(verdicts.OVERRIDE, str(tmp_path))
+    monkeypatch.setenv(user_cache.OVERRIDE, str(tmp_path))
     monkeypatch.setattr(self_test, "find_wrong", lambda *_: pytest.fail("tested again"))
     with pytest.raises(BackendError, match="computes wrongly"):
         gpu.compile(deep_plan())
