@@ -38,7 +38,8 @@ def dot(b: ir.IRBuilder, isa: Isa, start: ir.Value, weights: ir.Value, x: ir.Val
         return call(b, f"llvm.x86.avx512.vpdpbusd.{32 * n}", kind, start, b.bitcast(weights, kind), b.bitcast(x, kind))
     if isa.name == "avx2" and small:
         return _pairs(b, start, weights, x)
-    return {"avx2": _avx2, "neon_dotprod": _sdot, "neon": _smull}.get(isa.name, _generic)(b, start, weights, x)
+    kinds = {"avx2": _avx2, "neon_i8mm": _sdot, "neon_dotprod": _sdot, "neon": _smull}
+    return kinds.get(isa.name, _generic)(b, start, weights, x)
 
 
 def _avx2(b: ir.IRBuilder, start: ir.Value, weights: ir.Value, x: ir.Value) -> ir.Value:

@@ -10,10 +10,10 @@ from functools import cache
 from rwkv_edge.errors import BackendError
 from rwkv_edge_cpu import kept
 from rwkv_edge_cpu.cache import ISA_OVERRIDE as OVERRIDE
-from rwkv_edge_cpu.machine import AT_HWCAP, hardware_flags
+from rwkv_edge_cpu.machine import AT_HWCAP, AT_HWCAP2, hardware_flags
 
 KEPT_AS = "instruction sets"
-ASIMDDP = 1 << 20  # in AT_HWCAP
+ASIMDDP, I8MM = 1 << 20, 1 << 13  # in AT_HWCAP; in AT_HWCAP2
 
 # A dot product that every LLVM since 14 turns into the instruction, where its target has it.
 PROBE = """
@@ -26,6 +26,8 @@ define i32 @probe(<16 x i8> %x, <16 x i8> %y) {
 }
 declare i32 @llvm.vector.reduce.add.v16i32(<16 x i32>)
 """
+# The same of unsigned and signed bytes: an instruction that comes with products of matrices, for which there is no such text.
+MIXED_PROBE = PROBE.replace("%a = sext", "%a = zext")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ ISAS = {
         Isa("avx512vnni", 16, True, 32, 4),
         Isa("avxvnni", 8, True, 8, 8),
         Isa("avx2", 8, False, 8, 4),
+        Isa("neon_i8mm", 4, False, 8, 4),
         Isa("neon_dotprod", 4, False, 8, 4),
         Isa("neon", 4, False, 8, 2),
         Isa("generic", 8, False, 8, 2),
@@ -86,15 +89,17 @@ def _of_this_machine() -> list[str]:
             names.append("avx512vnni")
         names += [name for name in ("avxvnni", "avx2") if f"+{name}" in enabled]
     elif triple.startswith(("aarch64", "arm64")):
-        names += ["neon_dotprod"] * _has_dotprod(triple, cpu, features) + ["neon"]
+        with_llvm = triple, cpu, features
+        names += ["neon_i8mm"] * _has(AT_HWCAP2, I8MM, MIXED_PROBE, "usdot", *with_llvm)
+        names += ["neon_dotprod"] * _has(AT_HWCAP, ASIMDDP, PROBE, "sdot", *with_llvm) + ["neon"]
     return [*names, "generic"]
 
 
-def _has_dotprod(triple: str, cpu: str, features: str) -> bool:
+def _has(kind: int, flag: int, probe: str, instruction: str, triple: str, cpu: str, features: str) -> bool:
     """Both must know it: an LLVM target without it ends the process, a core without it too."""
     from llvmlite import binding
 
-    if sys.platform == "linux" and not hardware_flags(AT_HWCAP) & ASIMDDP:
+    if sys.platform == "linux" and not hardware_flags(kind) & flag:
         return False
     machine = binding.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=2)
-    return "sdot" in machine.emit_assembly(binding.parse_assembly(PROBE))
+    return f"\t{instruction}\t" in machine.emit_assembly(binding.parse_assembly(probe))

@@ -2,11 +2,11 @@
 # mypy: allow-untyped-defs, allow-untyped-calls
 from llvmlite import ir
 
-from rwkv_edge_cpu.dot_ir import pick
+from rwkv_edge_cpu.dot_ir import indices, pick
 from rwkv_edge_cpu.isa import Isa
-from rwkv_edge_cpu.vector_ir import I8, I16, I32, call, load, offset, vector
+from rwkv_edge_cpu.vector_ir import I8, I16, I32, I64, call, load, offset, vector
 
-NEON = ("neon", "neon_dotprod")
+NEON = ("neon", "neon_dotprod", "neon_i8mm")
 WORDS = 4  # of a token that are loaded at once
 BYTES, PAIRS, SUMS = vector(I8, 16), vector(I16, 8), vector(I32, 4)
 # The largest code of formats with few bits: sums of several products fit 16 bits. Other formats': 128.
@@ -23,6 +23,9 @@ def add_words(
 
     codes: of format `name`.  words: a multiple of WORDS.
     """
+    if isa.name == "neon_i8mm":
+        _add_matrices(b, isa, codes, xs, words, sums)
+        return
     together = min(WORDS, 32767 // (2 * LARGEST.get(name, 128) * 127))  # words
     for first in range(0, words, WORDS):
         tokens = [load(b, offset(b, x, 4 * first), BYTES) for x in xs]
@@ -53,6 +56,34 @@ def _add_dots(b: ir.IRBuilder, rows: list[Parts], tokens: list[ir.Value], sums: 
         for token, parts in zip(tokens, sums, strict=True):
             for k, four in enumerate(fours):
                 parts[k] = call(b, "llvm.aarch64.neon.sdot.v4i32.v16i8", SUMS, parts[k], four, _word(b, token, i))
+
+
+def _add_matrices(b: ir.IRBuilder, isa: Isa, codes: ir.Value, xs: list[ir.Value], words: int, sums: list[Parts]) -> None:
+    """An instruction multiplies two words of two rows with those of two tokens. Codes lie in that order, see tile_ir.py."""
+    zero = ir.Constant(SUMS, [0] * 4)
+    pairs = range(0, len(xs), 2)
+    totals = {(j, k, half): zero for j in pairs for k in range(isa.rows // 4) for half in range(2)}
+    for first in range(0, words, WORDS):
+        tokens = [b.bitcast(load(b, offset(b, x, 4 * first), BYTES), vector(I64, 2)) for x in xs]
+        for i in range(0, WORDS, 2):
+            rows = [_rows(b, isa, codes, first + i + word) for word in range(2)]
+            for j in pairs:
+                two = b.bitcast(interleaved(b, tokens[j], tokens[j + 1], i // 2), BYTES)
+                for half, eights in enumerate(rows):
+                    for k, eight in enumerate(eights):
+                        total = totals[j, k, half]
+                        totals[j, k, half] = call(b, "llvm.aarch64.neon.smmla.v4i32.v16i8", SUMS, total, eight, two)
+    for j, k, _ in list(totals)[::2]:
+        low, high = totals[j, k, 0], totals[j, k, 1]
+        for token in range(2):
+            of_token = b.shuffle_vector(low, high, indices(range(token, 8, 2)))
+            sums[j + token][k] = b.add(sums[j + token][k], of_token)
+
+
+def interleaved(b: ir.IRBuilder, x: ir.Value, y: ir.Value, half: int) -> ir.Value:
+    """The elements of the lower (0) or upper (1) halves of x and y in turn."""
+    n = x.type.count
+    return b.shuffle_vector(x, y, indices(half * n // 2 + i + n * j for i in range(n // 2) for j in range(2)))
 
 
 def _add_long(b: ir.IRBuilder, rows: list[Parts], tokens: list[ir.Value], sums: list[Parts], together: int) -> None:

@@ -27,7 +27,7 @@ from rwkv_edge_cpu.layout import (
 )
 from rwkv_edge_cpu.quantized_ir import BLOCKS, block_decode, quantize_run
 from rwkv_edge_cpu.row_ir import TOKENS, block_dot, block_dots, dots_rows
-from rwkv_edge_cpu.tile_ir import block_tile, block_unpack, prefetch_bytes, tile_shape, transpose
+from rwkv_edge_cpu.tile_ir import block_tile, block_unpack, prefetch_bytes, tile_shape, transpose, transpose_codes
 
 BLOCK_SIZE = BLOCK_BYTES = GROUP_SIZE = HAS_OFFSETS = DOT_ROWS = LEAST = MOST = 0  # templates' globals, see `jit.specialized`
 decode_blocks = dot_row = dots = unpack_row = unpack_tile = multiply_tile = lambda *_: None
@@ -73,7 +73,7 @@ def unpack_rows(r, row, n_rows, k, n, scratch, codes, scales, offsets):
             at_row = source + min(i, n_rows - 1) * r[STRIDE_OUT]
             prefetch_bytes(at_row + ahead, m // BLOCK_SIZE * BLOCK_BYTES)
             unpack_row(at_row, m // BLOCK_SIZE, piece, piece + PIECE, piece + PIECE + PIECE // 4)
-        transpose(scratch, PIECE_BYTES, (m + 15) // 16, codes + done * tile_rows)
+        transpose_codes(scratch, PIECE_BYTES, (m + 15) // 16, codes + done * tile_rows)
         at_group = 4 * (done // GROUP_SIZE) * tile_rows
         transpose(scratch + PIECE, PIECE_BYTES, (groups + 3) // 4, scales + at_group)
         if HAS_OFFSETS:

@@ -63,25 +63,29 @@ def prefetch_bytes(typingctx, address, n):
     return types.void(types.int64, types.int64), codegen
 
 
-@intrinsic
-def transpose(typingctx, source, stride, n, target):
-    """target[k, i] = source[i, k]: words of four bytes, isa.rows rows of 4 * n words, `stride` bytes from row to row."""
+def transposition(of_squares):
+    """An intrinsic (source, stride, n, target): isa.rows rows of 4 * n words of four bytes, `stride` bytes from row to row, to
+    columns in which a word of each row is side by side; of_squares: what four words of four rows become."""
 
-    def codegen(context, b, signature, args):
-        source, stride, n, target = args
-        rows, lanes = isa.chosen().rows, isa.chosen().native
-        starts = [b.add(source, b.mul(stride, ir.Constant(I64, i))) for i in range(rows)]
-        with cgutils.for_range(b, n, intp=I64) as loop:
-            squares = [load(b, at(b, start, loop.index, 4 * SQUARE), vector(I32, SQUARE)) for start in starts]
-            for first in range(0, rows, lanes):
-                # Rows 0, 4, 8, ... side by side, then rows 1, 5, 9, ...: each run of four lanes is a square of its own.
-                columns = [_joined(b, squares[first + i : first + lanes : SQUARE]) for i in range(SQUARE)]
-                for k, column in enumerate(_transposed_squares(b, columns)):
-                    place = at(b, target, loop.index, 4 * rows * SQUARE)
-                    store(b, column, offset(b, place, 4 * (rows * k + first)))
-        return context.get_dummy_value()
+    @intrinsic
+    def transpose(typingctx, source, stride, n, target):
+        def codegen(context, b, signature, args):
+            source, stride, n, target = args
+            rows, lanes = isa.chosen().rows, isa.chosen().native
+            starts = [b.add(source, b.mul(stride, ir.Constant(I64, i))) for i in range(rows)]
+            with cgutils.for_range(b, n, intp=I64) as loop:
+                squares = [load(b, at(b, start, loop.index, 4 * SQUARE), vector(I32, SQUARE)) for start in starts]
+                for first in range(0, rows, lanes):
+                    # Rows 0, 4, 8, ... side by side, then rows 1, 5, 9, ...: each run of four lanes is a square of its own.
+                    columns = [_joined(b, squares[first + i : first + lanes : SQUARE]) for i in range(SQUARE)]
+                    for k, column in enumerate(of_squares(b, columns)):
+                        place = at(b, target, loop.index, 4 * rows * SQUARE)
+                        store(b, column, offset(b, place, 4 * (rows * k + first)))
+            return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 4), codegen
+        return types.void(*[types.int64] * 4), codegen
+
+    return transpose
 
 
 def _joined(b, parts):
@@ -90,18 +94,31 @@ def _joined(b, parts):
     return parts[0]
 
 
-def _transposed_squares(b, columns):
+HALVES = (0, 1, 4, 5), (2, 3, 6, 7)
+
+
+def _chosen(b, x, y, pattern):
+    """In each run of four lanes, these: 0 to 3 of x, 4 to 7 of y."""
+    lanes = x.type.count
+    numbers = [run + i if i < SQUARE else run + i - SQUARE + lanes for run in range(0, lanes, SQUARE) for i in pattern]
+    return b.shuffle_vector(x, y, ir.Constant(vector(I32, lanes), numbers))
+
+
+def _squares(b, columns):
     """Four vectors whose runs of four lanes are the rows of squares: the same with their columns."""
-    lanes = columns[0].type.count
-
-    def chosen(x, y, pattern):
-        """In each run of four lanes, these: 0 to 3 of x, 4 to 7 of y."""
-        numbers = [run + i if i < SQUARE else run + i - SQUARE + lanes for run in range(0, lanes, SQUARE) for i in pattern]
-        return b.shuffle_vector(x, y, ir.Constant(vector(I32, lanes), numbers))
-
     low, high = (0, 4, 1, 5), (2, 6, 3, 7)
-    pairs = [[chosen(columns[i], columns[i + 1], half) for half in (low, high)] for i in (0, 2)]
-    return [chosen(pairs[0][half], pairs[1][half], pattern) for half in (0, 1) for pattern in ((0, 1, 4, 5), (2, 3, 6, 7))]
+    pairs = [[_chosen(b, columns[i], columns[i + 1], half) for half in (low, high)] for i in (0, 2)]
+    return [_chosen(b, pairs[0][half], pairs[1][half], pattern) for half in (0, 1) for pattern in HALVES]
+
+
+def _code_squares(b, columns):
+    """As _squares, but for products of matrices: two words of the first two rows, of the second two; the other two words."""
+    if isa.chosen().name != "neon_i8mm":
+        return _squares(b, columns)
+    return [_chosen(b, columns[i], columns[i + 1], words) for words in HALVES for i in (0, 2)]
+
+
+transpose, transpose_codes = transposition(_squares), transposition(_code_squares)
 
 
 def block_tile(name: str) -> Any:

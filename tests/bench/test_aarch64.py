@@ -81,6 +81,13 @@ def test_each_core_multiplies_bytes_with_its_own_instructions(core: Core, kind: 
     assert core is A76 or names & {"sadalp", "saddlp"}
 
 
+def test_cores_with_matrix_products_use_them_in_tiles() -> None:
+    core = Core("neoverse-v1", "", "neon_i8mm", "neoverse-v1")
+    names = [name for name, _ in our_loop("tile", "q8_0", core)[0].instructions]
+    assert names.count("smmla") == 32  # of 8 rows, 4 tokens and 32 weights: 32 products each
+    assert "sdot" not in names
+
+
 @pytest.fixture(scope="module")
 def c_loops(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     compiler = shutil.which("gcc") or pytest.skip("needs gcc")
