@@ -1,5 +1,6 @@
 """Where buffers lie: what is alive at the same time never overlaps, and memory that is free is used again."""
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def check_places(plan: Plan) -> None:
         for phase in range(max(phases) + 1):
             alive = [b for b, (born, end) in lives.items() if b.per_output == per_output and born <= phase <= end]
             places = sorted((offsets[b.index], offsets[b.index] + b.width) for b in alive)
-            assert all(end <= begin for (_, end), (begin, _) in zip(places, places[1:], strict=False))
+            assert all(end <= begin for (_, end), (begin, _) in pairwise(places))
             assert all(begin % 16 == 0 and end <= total for begin, end in places)
             most = max(most, sum(-(-b.width // 16) * 16 for b in alive))
         assert total <= 1.25 * most
