@@ -22,7 +22,10 @@ def need_backend(name: str) -> None:
         (pytest.fail if name in os.environ.get("RWKV_EDGE_NEED", "").split(",") else pytest.skip)(availability.reason)
 
 
-@pytest.fixture(params=["numpy", "cpu", "webgpu"])
+DEVICE_BACKENDS = ("webgpu",)
+
+
+@pytest.fixture(params=["numpy", "cpu", *DEVICE_BACKENDS])
 def backend_name(request: pytest.FixtureRequest) -> str:
     """Each backend that can work on this machine."""
     name: str = request.param

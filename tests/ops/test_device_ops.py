@@ -15,7 +15,7 @@ from rwkv_edge.plan import ACTIVATIONS, Buffer, Plan, PlanBuilder
 from rwkv_edge.quant.decode import LAYOUTS
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import Tensor
-from tests.conftest import need_backend
+from tests.conftest import DEVICE_BACKENDS, need_backend
 
 VOCABULARY = 13
 WIDTHS = (1, 3, 17, 64, 300)
@@ -26,7 +26,7 @@ Array = NDArray[Any]
 Build = Callable[[PlanBuilder], Buffer]
 
 
-@pytest.fixture(params=["webgpu"])
+@pytest.fixture(params=DEVICE_BACKENDS)
 def device(request: pytest.FixtureRequest) -> Backend:
     need_backend(request.param)
     return registry.load(request.param)
