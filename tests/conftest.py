@@ -22,7 +22,7 @@ def need_backend(name: str) -> None:
         (pytest.fail if name in os.environ.get("RWKV_EDGE_NEED", "").split(",") else pytest.skip)(availability.reason)
 
 
-DEVICE_BACKENDS = ("webgpu",)
+DEVICE_BACKENDS = ("webgpu", "opencl")
 
 
 @pytest.fixture(params=["numpy", "cpu", *DEVICE_BACKENDS])
