@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "rwkv_edge.backends"
-AUTO_ORDER = ("cpu", "webgpu", "numpy")  # what `auto` tries, best first
+AUTO_ORDER = ("cpu", "webgpu", "opencl", "numpy")  # what `auto` tries, best first
 
 
 def installed() -> "dict[str, EntryPoint]":

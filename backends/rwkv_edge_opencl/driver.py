@@ -1,7 +1,7 @@
 """An open OpenCL device: buffers, kernels with their arguments, and one in-order queue."""
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,14 +60,15 @@ class OpenClDriver:
         self.limits = Limits(min(about.max_mem_alloc_size, MOST_BINDING), MOST_GROUPS, 1 << threads.bit_length() - 1)
         self._most = int(about.global_mem_size)
         self._usage = FLAG.READ_WRITE | (FLAG.ALLOC_HOST_PTR if about.host_unified_memory else 0)
-        self._memories: set[Any] = set()
+        self._memories: dict[Any, int] = {}
         self._waiting: list[Any] = []  # events of writes, which keep what is written
         self.waited = 0.0
+        self._opened.users.add(self)
 
     @property
     def live(self) -> int:
         """Bytes that are allocated."""
-        return sum(memory.size for memory in self._memories)
+        return sum(self._memories.values())
 
     @property
     def _device(self) -> Opened:
@@ -80,19 +81,18 @@ class OpenClDriver:
     def allocate(self, nbytes: int, what: str) -> Any:
         size = max(16, -(-nbytes // 16) * 16)
         refused = f"has no {size / 1e6:.1f} MB for {what}"
-        if self._device.allocated + size > self._most:  # drivers notice only when it is used, if at all
+        if sum(user.live for user in self._device.users) + size > self._most:  # drivers notice late, if at all
             raise BackendError(f"{self.name} is out of memory: it {refused}")
         with self._explained(refused, kind_of_allocation):
             memory = cl.Buffer(self._device.context, self._usage, size)
             cl.enqueue_fill(self.queue, memory, np.uint32(0), size)
-        self._memories.add(memory)
-        self._device.allocated += size
+        self._memories[memory] = size
         return memory
 
     def free(self, memory: Any) -> None:
-        self._memories.discard(memory)
-        self._device.allocated -= memory.size
-        memory.release()
+        self._memories.pop(memory, None)
+        with suppress(cl.Error):  # of a device that is lost
+            memory.release()
 
     def write(self, memory: Any, offset: int, data: NDArray[Any]) -> None:
         wait = data.nbytes > SMALL or len(self._waiting) >= MOST_WAITING

@@ -1,5 +1,6 @@
 """Devices that are open, with the kernels compiled for them: shared by all models of this process."""
 import warnings
+import weakref
 from typing import Any
 
 import pyopencl as cl
@@ -10,14 +11,16 @@ from rwkv_edge.device.opened import OpenDevices
 from rwkv_edge.errors import BackendError
 from rwkv_edge_opencl.source import SOURCES
 
+OPTIONS = ["-cl-std=CL1.2"]
+
 
 class Opened:
-    """context: pyopencl's.  allocated: bytes, by all drivers."""
+    """context: pyopencl's.  users: the drivers, whose memory counts together."""
 
     def __init__(self, device: Found) -> None:
         self.name, self.device = device.name, device.handle
         self.context = cl.Context([device.handle])
-        self.allocated = 0
+        self.users: weakref.WeakSet[Any] = weakref.WeakSet()
         self._programs: dict[str, Any] = {}
 
     def kernel(self, kernel: Kernel) -> tuple[Any, int]:
@@ -39,14 +42,20 @@ class Opened:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", cl.CompilerWarning)
             try:
-                return cl.Program(self.context, source).build(options=["-cl-std=CL1.2"])
+                return self._compiled(source)
             except cl.Error as error:
                 if error.code != cl.status_code.BUILD_PROGRAM_FAILURE:
                     raise
                 lines = str(error).splitlines()
-                first = next((line for line in lines if "error" in line.casefold()), lines[0] if lines else "")
+                first = next((line for line in lines if "error:" in line.casefold()), lines[0] if lines else "")
                 names = ", ".join(kernel.files)
                 raise BackendError(f"the OpenCL compiler of {self.name} rejects a kernel ({names}): {first[:200]}") from error
+
+    def _compiled(self, source: str) -> Any:
+        try:
+            return cl.Program(self.context, source).build(options=OPTIONS)
+        except (OSError, KeyError):  # its cache cannot be used (2026.1 trips over its own report of that)
+            return cl.Program(self.context, source).build(options=OPTIONS, cache_dir=False)
 
 
 OPENED = OpenDevices(Opened)
