@@ -200,7 +200,7 @@ def test_the_command_reads_a_text_and_run_goes_on_from_it(
 def test_a_process_that_is_stopped_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     """With the real sizes, on the bundled model, to the same bits as a process that nobody stopped."""
     document = tmp_path / "doc.txt"
-    document.write_bytes(Path(__file__).read_bytes() * 40)
+    document.write_bytes(Path(__file__).read_bytes() * 3)
     script = "import sys; from rwkv_edge import cli, ingest; ingest.SECONDS_BETWEEN_CHECKPOINTS = 0.05; sys.exit(cli.main())"
     command = [sys.executable, "-c", script, "ingest", str(MODEL_PATH), str(document), "--threads", "1", "-o"]
     subprocess.run([*command, str(tmp_path / "whole.state")], check=True, capture_output=True)
