@@ -17,15 +17,14 @@ from rwkv_edge.backend import Batch, HoldsStates, LimitsRuns
 from rwkv_edge.errors import InputError
 from rwkv_edge.fingerprint import fingerprint
 from rwkv_edge.ingest import Progress, ingest
+from rwkv_edge.lora import with_lora
 from rwkv_edge.plan import MatMul
-from rwkv_edge.registry import encoder
 from rwkv_edge.sampling import Sampler, Sampling, uncounted_tokens
 from rwkv_edge.state import State
 from rwkv_edge.state_tuning import load_state
 from rwkv_edge.strategy import compiled, parse
 from rwkv_edge.tokenizer import StreamDecoder, Tokenizer, tokenizer_for
 from rwkv_edge.weights import Weights, open_weights
-from rwkv_edge.weights.lora import with_lora
 
 Tokens = Sequence[int] | NDArray[np.integer[Any]]
 END_OF_DOCUMENT = 0  # in every RWKV vocabulary: separates documents in training
@@ -71,7 +70,7 @@ class Model:
         if threads is not None and (type(threads) is not int or threads < 1):
             raise InputError(f"threads must be an integer from 1, got {threads!r}")
         chosen = parse(strategy)
-        self.weights: Weights = with_lora(open_weights(path), lora, lora_alpha, lora_init, encoder)
+        self.weights: Weights = with_lora(open_weights(path), lora, lora_alpha, lora_init)
         self.shape: ModelShape = read_shape(self.weights)
         backend, self.plan, self._executable = compiled(
             build_plan(self.weights), chosen, threads=threads, sparse=sparse

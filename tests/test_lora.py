@@ -8,9 +8,8 @@ import pytest
 
 from rwkv_edge import InputError, Model, ModelFileError, StateError
 from rwkv_edge.fingerprint import fingerprint
-from rwkv_edge.quant.encode import encode
+from rwkv_edge.lora import with_lora
 from rwkv_edge.weights import Weights, open_weights
-from rwkv_edge.weights.lora import with_lora
 from tests.checkpoints.gguf import write_gguf
 from tests.checkpoints.pth import write_pth
 from tests.checkpoints.tiny import VERSIONS, Checkpoint, tiny
@@ -43,7 +42,7 @@ def product(lora: Checkpoint, name: str, kind: str = "lora") -> np.ndarray[Any, 
 
 
 def applied(model: Path, file: Path, alpha: float | None = ALPHA, init: Path | None = None) -> Weights:
-    return with_lora(open_weights(model), file, alpha, init, lambda: encode)
+    return with_lora(open_weights(model), file, alpha, init)
 
 
 def assert_weights(weights: Weights, expected: Checkpoint, **tolerance: float) -> None:
@@ -172,7 +171,7 @@ def test_pieces_of_rows_give_the_whole(pth_of: PthOf, tmp_path: Path, monkeypatc
     contents = lora_of(base) | {f"{n}.bone": drawn(9, base[f"{n}.weight"].shape[1] // 8, 8, 8) for n in names()}
     file = write_pth(tmp_path / "l.pth", contents, dtype="f32")
     whole = applied(pth_of(base), file)
-    monkeypatch.setattr("rwkv_edge.weights.lora.WEIGHTS_A_PIECE", 640)
+    monkeypatch.setattr("rwkv_edge.lora.WEIGHTS_A_PIECE", 640)
     pieces = applied(tmp_path / "model.pth", file)
     for name in names():
         a, b = (weights.tensors[f"{name}.weight"].decode() for weights in (pieces, whole))

@@ -6,7 +6,7 @@ the file (norms, time_*, a tuned state) replaces the model's tensor of that name
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkv_edge.convert.encoding import cores
 from rwkv_edge.errors import InputError, ModelFileError
-from rwkv_edge.quant.convert import Encode
 from rwkv_edge.quant.floats import encode_floats
 from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge.registry import encoder
 from rwkv_edge.weights import read_raw
 from rwkv_edge.weights.adapters import Adapter, Blocks, LowRank, Repeated
 from rwkv_edge.weights.mapping import release
@@ -29,23 +30,16 @@ PART = re.compile(r"(?:model\.)?(.+)\.(lora_A|lora_B|init_lora_A|init_lora_B|bon
 RESCALED = re.compile(r"blocks\.(\d+)\.(?:att\.output|ffn\.value)\.weight")
 UNUSED = re.compile(r"blocks\.0\.att\.v[012]")  # of version 7: some files have them, others not
 TUNED = re.compile(r"blocks\.\d+\.att\.time_state")
-WEIGHTS_A_PIECE = 1 << 20  # as floats: 4 MB
+WEIGHTS_A_PIECE = 1 << 18  # as floats: 1 MB
 
 Parts = Mapping[str, Tensor]  # of one matrix: "lora_A" -> tensor
 
 
-def with_lora(
-    weights: Weights,
-    path: str | Path | None,
-    alpha: float | None,
-    init: str | Path | None,
-    encoder: Callable[[], Encode],
-) -> Weights:
+def with_lora(weights: Weights, path: str | Path | None, alpha: float | None, init: str | Path | None) -> Weights:
     """`weights` with what the file `path` adds and replaces; None: as they are.
 
     alpha: low-rank products count alpha / rank. It is not in the file; RWKV-PEFT's training command has it as lora_alpha.
     init: PiSSA's file of first factors (init_pissa.pth), whose product is taken away; then there is no alpha.
-    encoder: gives the encoder for quantized matrices.
 
     A matrix that is changed keeps its format: floats are computed in float32 and rounded once, blocks are encoded anew. Only
     those matrices are in memory, the others stay in the file. Raises ModelFileError that names the tensor, InputError.
@@ -68,7 +62,7 @@ def with_lora(
     tensors = {**weights.tensors, **_replacements(weights, file, others)}
     for name, of_matrix in parts.items():
         patch = Patch(file.path, weights.path, _target(file, weights, tensors, name, of_matrix), of_matrix)
-        tensors[patch.target.name] = merged(patch, alpha, rescaling(weights, patch.target.name), encoder)
+        tensors[patch.target.name] = merged(patch, alpha, rescaling(weights, patch.target.name))
     return replace(weights, tensors=tensors, adapter=_digest(used, alpha))
 
 
@@ -190,23 +184,29 @@ class Patch:
         return ModelFileError(f"{self.path}: {found}, expected {expected} for {self.target.name} of {self.model}")
 
 
-def merged(patch: Patch, alpha: float | None, factor: float, encoder: Callable[[], Encode]) -> Tensor:
-    """The matrix with the patch in it, in its own format, made some rows at a time. factor: see `rescaling`."""
+def merged(patch: Patch, alpha: float | None, factor: float) -> Tensor:
+    """The matrix with the patch in it, in its own format, some rows a thread at a time. factor: see `rescaling`."""
+    from concurrent.futures import ThreadPoolExecutor  # slow to import, and `import rwkv_edge` comes through here
+
     tensor, adapters = patch.target, list(patch.adapters(alpha))
     encode = encode_as_float if FORMATS[tensor.format].is_float else encoder()
     out = np.empty(tensor.data.shape, tensor.data.dtype)
     step = max(1, WEIGHTS_A_PIECE // tensor.shape[1])
-    for first in range(0, tensor.shape[0], step):
+
+    def merge(first: int) -> None:
         piece = tensor[first : first + step]
         rows = np.array(piece.decode(np.float32), order="C") * np.float32(factor)
         for adapter in adapters:
             adapter.change(rows, first)
         rows /= np.float32(factor)
-        try:
-            out[first : first + step] = encode(tensor.format, rows)
-        except ValueError as error:
-            raise ModelFileError(f"{patch.path}: {tensor.name}, changed by it, cannot be {tensor.format}: {error}") from error
+        out[first : first + step] = encode(tensor.format, rows)
         release(piece.data)
+
+    try:
+        with ThreadPoolExecutor(cores()) as pool:
+            list(pool.map(merge, range(0, tensor.shape[0], step)))
+    except ValueError as error:
+        raise ModelFileError(f"{patch.path}: {tensor.name}, changed by it, cannot be {tensor.format}: {error}") from error
     return replace(tensor, data=out)
 
 
