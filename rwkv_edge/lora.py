@@ -30,7 +30,8 @@ PART = re.compile(r"(?:model\.)?(.+)\.(lora_A|lora_B|init_lora_A|init_lora_B|bon
 RESCALED = re.compile(r"blocks\.(\d+)\.(?:att\.output|ffn\.value)\.weight")
 UNUSED = re.compile(r"blocks\.0\.att\.v[012]")  # of version 7: some files have them, others not
 TUNED = re.compile(r"blocks\.\d+\.att\.time_state")
-WEIGHTS_A_PIECE = 1 << 18  # as floats: 1 MB
+WEIGHTS_A_PRODUCT = 1 << 22  # at a time, as floats: 16 MB
+WEIGHTS_A_PART = 1 << 18  # that a thread encodes
 
 Parts = Mapping[str, Tensor]  # of one matrix: "lora_A" -> tensor
 
@@ -185,28 +186,33 @@ class Patch:
 
 
 def merged(patch: Patch, alpha: float | None, factor: float) -> Tensor:
-    """The matrix with the patch in it, in its own format, some rows a thread at a time. factor: see `rescaling`."""
+    """The matrix with the patch in it, in its own format. factor: see `rescaling`.
+
+    Products are made in large pieces and by one thread, because BLAS brings its own threads; encoding is shared by all cores.
+    """
     from concurrent.futures import ThreadPoolExecutor  # slow to import, and `import rwkv_edge` comes through here
 
     tensor, adapters = patch.target, list(patch.adapters(alpha))
     encode = encode_as_float if FORMATS[tensor.format].is_float else encoder()
     out = np.empty(tensor.data.shape, tensor.data.dtype)
-    step = max(1, WEIGHTS_A_PIECE // tensor.shape[1])
-
-    def merge(first: int) -> None:
-        piece = tensor[first : first + step]
-        rows = np.array(piece.decode(np.float32), order="C") * np.float32(factor)
-        for adapter in adapters:
-            adapter.change(rows, first)
-        rows /= np.float32(factor)
-        out[first : first + step] = encode(tensor.format, rows)
-        release(piece.data)
-
-    try:
-        with ThreadPoolExecutor(cores()) as pool:
-            list(pool.map(merge, range(0, tensor.shape[0], step)))
-    except ValueError as error:
-        raise ModelFileError(f"{patch.path}: {tensor.name}, changed by it, cannot be {tensor.format}: {error}") from error
+    width = tensor.shape[1]
+    step, part = max(1, WEIGHTS_A_PRODUCT // width), max(1, WEIGHTS_A_PART // width)
+    with ThreadPoolExecutor(cores()) as pool:
+        for first in range(0, tensor.shape[0], step):
+            piece = tensor[first : first + step]
+            rows = np.array(piece.decode(np.float32), order="C")
+            release(piece.data)
+            rows *= np.float32(factor)
+            for adapter in adapters:
+                adapter.change(rows, first)
+            rows /= np.float32(factor)
+            parts = [rows[at : at + part] for at in range(0, len(rows), part)]
+            try:
+                encoded = list(pool.map(encode, [tensor.format] * len(parts), parts))
+            except ValueError as error:
+                what = f"{tensor.name}, changed by it, cannot be {tensor.format}"
+                raise ModelFileError(f"{patch.path}: {what}: {error}") from error
+            np.concatenate(encoded, out=out[first : first + step])
     return replace(tensor, data=out)
 
 

@@ -171,7 +171,8 @@ def test_pieces_of_rows_give_the_whole(pth_of: PthOf, tmp_path: Path, monkeypatc
     contents = lora_of(base) | {f"{n}.bone": drawn(9, base[f"{n}.weight"].shape[1] // 8, 8, 8) for n in names()}
     file = write_pth(tmp_path / "l.pth", contents, dtype="f32")
     whole = applied(pth_of(base), file)
-    monkeypatch.setattr("rwkv_edge.lora.WEIGHTS_A_PIECE", 640)
+    monkeypatch.setattr("rwkv_edge.lora.WEIGHTS_A_PRODUCT", 1000)
+    monkeypatch.setattr("rwkv_edge.lora.WEIGHTS_A_PART", 400)
     pieces = applied(tmp_path / "model.pth", file)
     for name in names():
         a, b = (weights.tensors[f"{name}.weight"].decode() for weights in (pieces, whole))
