@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge.arch import ModelShape, build_plan, read_shape
-from rwkv_edge.backend import Batch, HoldsStates
+from rwkv_edge.backend import Batch, HoldsStates, LimitsRuns
 from rwkv_edge.errors import InputError
 from rwkv_edge.fingerprint import fingerprint
+from rwkv_edge.ingest import Progress, ingest
+from rwkv_edge.lora import with_lora
 from rwkv_edge.plan import MatMul
 from rwkv_edge.sampling import Sampler, Sampling, uncounted_tokens
 from rwkv_edge.state import State
+from rwkv_edge.state_tuning import load_state
 from rwkv_edge.strategy import compiled, parse
 from rwkv_edge.tokenizer import StreamDecoder, Tokenizer, tokenizer_for
 from rwkv_edge.weights import Weights, open_weights
@@ -44,6 +47,7 @@ class Model:
     threads: of the CPU backend; None: the fast cores this process may use.
     sparse: of the CPU backend: single tokens skip the weights that meet a zero in the channel-mix, which takes a second copy of
         its value matrices (a quarter to a third of the file) in memory; None: where that fits.
+    lora, lora_alpha, lora_init: a LoRA file that is merged while loading, its alpha, and PiSSA's initial factors (lora.py).
 
     Sequences are independent: each has a `State`, and the model may be shared by threads (their runs take turns). A state
     that is passed in is advanced in place, as in the official package; `State.copy` makes a branch.
@@ -59,18 +63,24 @@ class Model:
         tokenizer: Tokenizer | str | Path | None = None,
         threads: int | None = None,
         sparse: bool | None = None,
+        lora: str | Path | None = None,
+        lora_alpha: float | None = None,
+        lora_init: str | Path | None = None,
     ) -> None:
         if threads is not None and (type(threads) is not int or threads < 1):
             raise InputError(f"threads must be an integer from 1, got {threads!r}")
         chosen = parse(strategy)
-        self.weights: Weights = open_weights(path)
+        self.weights: Weights = with_lora(open_weights(path), lora, lora_alpha, lora_init)
         self.shape: ModelShape = read_shape(self.weights)
         backend, self.plan, self._executable = compiled(
             build_plan(self.weights), chosen, threads=threads, sparse=sparse
         )
         self.backend_name = backend.name
         self._holder = self._executable if isinstance(self._executable, HoldsStates) else None
-        self._weights_per_token = sum(op.weight.size for op in self.plan.ops if isinstance(op, MatMul))
+        weights_per_token = sum(op.weight.size for op in self.plan.ops if isinstance(op, MatMul))
+        self._tokens_per_run = max(16, int(PRODUCTS_PER_RUN / weights_per_token))
+        if isinstance(self._executable, LimitsRuns):
+            self._tokens_per_run = min(self._tokens_per_run, self._executable.tokens_per_run)
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._tokenizer = tokenizer
@@ -109,6 +119,21 @@ class Model:
     def new_state(self) -> State:
         """The state of a sequence that has seen nothing."""
         return State.initial(self.plan.slots, self._executable.state_dtype, self.fingerprint)
+
+    def load_state(self, path: str | Path) -> State:
+        """A state that `State.save` wrote, or a tuned initial state (.pth). Raises StateError: another model's, or no state."""
+        return load_state(path, self.new_state(), self.shape)
+
+    def ingest(
+        self,
+        document: str | Path,
+        target: str | Path | None = None,
+        *,
+        state: State | None = None,
+        progress: Progress | None = None,
+    ) -> State:
+        """The state after the text in a file, of any length; saved as `target`, resumable (see ingest.py)."""
+        return ingest(self, Path(document), None if target is None else Path(target), state, progress)
 
     def forward(
         self, tokens: Tokens, state: State | None = None, full: bool = False
@@ -164,7 +189,7 @@ class Model:
 
     def _run(self, sequences: list[NDArray[np.int32]], states: list[State], full: bool) -> list[NDArray[Any]]:
         """Rounds of a limited number of tokens, shared evenly by the sequences that still have some."""
-        limit = min(TOKENS_PER_RUN, max(16, int(PRODUCTS_PER_RUN / self._weights_per_token)))
+        limit = min(TOKENS_PER_RUN, self._tokens_per_run)
         logits: list[list[NDArray[Any]]] = [[] for _ in sequences]
         at = [0] * len(sequences)
         while active := [i for i, tokens in enumerate(sequences) if at[i] < len(tokens)]:
