@@ -11,6 +11,9 @@ SAMPLING_HELP = {
     "presence_penalty": "lower the logit of tokens that occurred",
     "frequency_penalty": "lower it again for each time they occurred",
     "penalty_decay": "how much of a past occurrence remains after each token",
+    "min_p": "drop tokens less likely than this share of the likeliest one",
+    "typical_p": "keep the tokens of the most expected surprise that together reach this probability; 1 keeps all",
+    "repetition_penalty": "divide the logit of tokens that occurred by this; 1 leaves it",
     "seed": "same seed, same text",
 }
 
@@ -34,6 +37,29 @@ def add_generation_options(parser: argparse.ArgumentParser, defaults: Sampling |
         )
 
 
+    parser.add_argument(
+        "--logit-bias", action="append", type=_bias, metavar="ID=X", help="add X to the logit of a token; may be repeated"
+    )
+    parser.add_argument(
+        "--ban-token", action="append", type=int, dest="banned_tokens", metavar="ID",
+        help="never draw this token (0: do not end the text); may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before this text, which is not printed; may be repeated"
+    )
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, _, value = text.partition("=")
+    try:
+        return int(token), float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected ID=X, for example 261=-5, got {text!r}") from None
+
+
 def sampling_from(args: argparse.Namespace) -> Sampling:
     """Raises InputError for a value out of range."""
-    return Sampling(**{field.name: getattr(args, field.name) for field in fields(Sampling) if hasattr(args, field.name)})
+    named = {field.name: getattr(args, field.name, None) for field in fields(Sampling)}
+    named["logit_bias"] = dict(named["logit_bias"] or ())
+    named["banned_tokens"] = named["banned_tokens"] or ()
+    return Sampling(**named)
