@@ -1,5 +1,6 @@
 """Where a text ends: at the first stop string, wherever the borders between tokens fall."""
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from rwkv_edge.errors import InputError
 
@@ -24,6 +25,13 @@ def _bytes(text: object) -> bytes:
         return text.encode() if isinstance(text, str) else text
     except UnicodeEncodeError as error:
         raise InputError(f"stop must be valid Unicode, got {text!r:.40}") from error
+
+
+def stops_of_each(stop: Stop | Sequence[Stop], count: int) -> list[Stop]:
+    """For each of `count` sequences: the same for all, unless `stop` is a list of lists, one for each."""
+    if isinstance(stop, str | bytes) or all(isinstance(one, str | bytes) for one in stop):
+        return [cast(Stop, stop)] * count
+    return list(stop)
 
 
 class StopFinder:

@@ -47,7 +47,10 @@ def test_of_overlapping_stop_strings_the_one_that_ends_first_counts() -> None:
         assert (out, finder.found) == (b"xa", b"bc")
 
 
-@pytest.mark.parametrize(("stop", "message"), [("", "empty"), (["a", b""], "empty"), (3, "int"), ([1], "int"), ("\ud800", "Unicode")])
+WRONG = [("", "empty"), (["a", b""], "empty"), (3, "int"), ([1], "int"), ("\ud800", "Unicode")]
+
+
+@pytest.mark.parametrize(("stop", "message"), WRONG)
 def test_what_is_no_stop_string_is_refused(stop: Any, message: str) -> None:
     with pytest.raises(InputError, match=f"^stop .*{message}"):
         stop_strings(stop)

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 import argparse
 from dataclasses import fields
+from typing import Any
 
 from rwkv_edge.sampling import Sampling
 
@@ -35,18 +36,11 @@ def add_generation_options(parser: argparse.ArgumentParser, defaults: Sampling |
             metavar="X",
             help=text if default is None else f"{text} (default {default})",
         )
-
-
-    parser.add_argument(
-        "--logit-bias", action="append", type=_bias, metavar="ID=X", help="add X to the logit of a token; may be repeated"
-    )
-    parser.add_argument(
-        "--ban-token", action="append", type=int, dest="banned_tokens", metavar="ID",
-        help="never draw this token (0: do not end the text); may be repeated",
-    )  # fmt: skip
-    parser.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end before this text, which is not printed; may be repeated"
-    )
+    several: dict[str, Any] = {"action": "append", "default": []}
+    parser.add_argument("--logit-bias", **several, type=_bias, metavar="ID=X", help="add X to a token's logit; repeatable")
+    ban = "never draw this token (0: never end the text); repeatable"
+    parser.add_argument("--ban-token", **several, type=int, dest="banned_tokens", metavar="ID", help=ban)
+    parser.add_argument("--stop", **several, metavar="TEXT", help="end before this text, which is not printed; repeatable")
 
 
 def _bias(text: str) -> tuple[int, float]:
@@ -59,7 +53,5 @@ def _bias(text: str) -> tuple[int, float]:
 
 def sampling_from(args: argparse.Namespace) -> Sampling:
     """Raises InputError for a value out of range."""
-    named = {field.name: getattr(args, field.name, None) for field in fields(Sampling)}
-    named["logit_bias"] = dict(named["logit_bias"] or ())
-    named["banned_tokens"] = named["banned_tokens"] or ()
-    return Sampling(**named)
+    named: dict[str, Any] = {field.name: getattr(args, field.name) for field in fields(Sampling)}
+    return Sampling(**named | {"logit_bias": dict(args.logit_bias), "banned_tokens": args.banned_tokens})

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
     sampling = sampling_from(args)
     prompt = read_prompt(args.prompt)
     with Model(args.model, args.strategy, tokenizer=args.tokenizer, threads=args.threads) as model:
-        print_stream(model, prompt, args.max_tokens, sampling, stats=args.stats)
+        print_stream(model, prompt, args.max_tokens, sampling, args.stop, stats=args.stats)
 
 
 def read_prompt(prompt: str | None) -> bytes:
@@ -37,9 +37,10 @@ def read_prompt(prompt: str | None) -> bytes:
     return os.fsencode(prompt)
 
 
-def print_stream(model: Model, prompt: bytes, max_tokens: int, sampling: Sampling, *, stats: bool) -> None:
+def print_stream(model: Model, prompt: bytes, max_tokens: int, sampling: Sampling, stop: list[str], *, stats: bool) -> None:
     """Print the prompt and its continuation as it comes; then, with `stats`, the speed."""
-    continuation = model.stream(prompt, max_tokens=max_tokens, sampling=sampling)  # refuses what it cannot do at once
+    stops = [os.fsencode(text) for text in stop]
+    continuation = model.stream(prompt, max_tokens=max_tokens, sampling=sampling, stop=stops)  # refuses at once what it cannot
     print(prompt.decode("utf-8", errors="replace"), end="", flush=True)
     start = first = time.perf_counter()
     pieces = 0
