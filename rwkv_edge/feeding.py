@@ -49,7 +49,7 @@ class Feeder:
         at = [0] * len(sequences)
         while active := [i for i, tokens in enumerate(sequences) if at[i] < len(tokens)]:
             share = max(1, self._tokens_at_once // len(active))
-            pieces = [next_piece(sequences[i][at[i] :], share) for i in active]
+            pieces = [sequences[i][at[i] : at[i] + piece_length(len(sequences[i]) - at[i], share)] for i in active]
             outputs: list[int] = []
             ends, end = [], 0
             for i, piece in zip(active, pieces, strict=True):
@@ -76,7 +76,7 @@ class Feeder:
         return array
 
 
-def next_piece(tokens: NDArray[np.int32], limit: int) -> NDArray[np.int32]:
-    """The first of as few pieces of at most `limit` tokens as there can be, all about equal: a short rest would be slow."""
-    n_pieces = -(-len(tokens) // limit)
-    return tokens[: -(-len(tokens) // n_pieces)]
+def piece_length(n_tokens: int, limit: int) -> int:
+    """Of the first of as few pieces of at most `limit` tokens as there can be, all about equal: a short rest would be slow."""
+    n_pieces = -(-n_tokens // limit)
+    return -(-n_tokens // n_pieces)

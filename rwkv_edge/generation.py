@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge.errors import InputError
+from rwkv_edge.feeding import piece_length
 from rwkv_edge.sampling import Sampler
 from rwkv_edge.state import State
 from rwkv_edge.stop import StopFinder
@@ -116,7 +117,7 @@ def steps(
     active = list(enumerate(continuations))
     while active and not cancelled():
         share = max(1, tokens_at_once // len(active))
-        pieces = [one.todo[:share] for _, one in active]
+        pieces = [one.todo[: piece_length(len(one.todo), share)] for _, one in active]
         logits, _ = forward_batch(pieces, [one.state for _, one in active])
         for (_, one), piece in zip(active, pieces, strict=True):
             one.fed(len(piece))

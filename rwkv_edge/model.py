@@ -376,9 +376,13 @@ class Model:
         first = self._first_tokens(prompt, state, max_tokens)
         (ours,) = self._checked_states(None if state is None else [state], 1)
         if not isinstance(sampling, Sampler):
-            sampling = Sampler(sampling, uncounted=uncounted_tokens(self.tokenizer))
+            sampling = Sampler(sampling, uncounted=self._uncounted)
         finder = StopFinder(stop_strings(stop))
         return Continuation(first, ours, sampling, self.tokenizer, max_tokens, finder, keep_state=state is not None)
+
+    @cached_property
+    def _uncounted(self) -> frozenset[int]:
+        return uncounted_tokens(self.tokenizer)
 
     def _together(self, continuations: Sequence[Continuation]) -> BatchStream:
         return BatchStream(self.forward_batch, continuations, self._tokens_at_once)
