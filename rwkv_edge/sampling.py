@@ -159,7 +159,7 @@ def _candidates(logits: Logits, settings: Sampling) -> tuple[TokenIds, NDArray[n
         weights = (logits if ids.size == logits.size else logits[ids]).astype(np.float64)
         weights -= top  # in place: for a whole vocabulary, touching fresh memory takes longer than the arithmetic
         if settings.min_p > 0:
-            likely = np.exp(weights) >= settings.min_p
+            likely = weights >= math.log(settings.min_p)
             ids, weights = ids[likely], weights[likely]
         if settings.typical_p < 1:
             typical = _typical(weights, settings.typical_p)
