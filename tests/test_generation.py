@@ -233,16 +233,15 @@ def test_a_closed_model_ends_its_streams(byte_model: Model) -> None:
 PROMPTS = ["import os", "def f(", "", "class Reader:\n" * 40, 'x = """']
 
 
-def test_a_batch_gives_each_prompt_what_it_gets_alone(backend_name: str) -> None:
+def test_a_batch_gives_each_prompt_what_it_gets_alone(byte_model: Model) -> None:
     several = [Sampling(top_p=0.9, seed=n, presence_penalty=0, frequency_penalty=0) for n in range(5)]
-    lengths = [30, 1, 40, 25, 60]
+    lengths = [8, 1, 15, 10, 20]
     stops = [["\n\n"], [], ["import", "("], ["\n"], [")\n"]]
-    with Model(MODEL_PATH, backend_name) as model:
-        together = model.generate_batch(PROMPTS, max_tokens=lengths, sampling=several, stop=stops)
-        alone = [
-            model.generate(prompt, max_tokens=n, sampling=sampling, stop=stop)
-            for prompt, n, sampling, stop in zip(PROMPTS, lengths, several, stops, strict=True)
-        ]
+    together = byte_model.generate_batch(PROMPTS, max_tokens=lengths, sampling=several, stop=stops)
+    alone = [
+        byte_model.generate(prompt, max_tokens=n, sampling=sampling, stop=stop)
+        for prompt, n, sampling, stop in zip(PROMPTS, lengths, several, stops, strict=True)
+    ]
     assert together == alone
 
 
@@ -293,26 +292,24 @@ def test_a_batch_that_does_not_match_is_refused(numpy_model: Model) -> None:
 # Threads, and the end of a model.
 
 
-def test_eight_threads_stream_from_one_model_what_each_gets_alone(backend_name: str) -> None:
-    with Model(MODEL_PATH, backend_name) as model:
+def test_eight_threads_stream_from_one_model_what_each_gets_alone(byte_model: Model) -> None:
+    def continued(n: int) -> Iterator[str]:
+        sampling = Sampling(top_p=0.9, seed=n, presence_penalty=0.1)
+        return byte_model.stream(f"def function_{n}(", max_tokens=25 + n, sampling=sampling, stop="\n\n")
 
-        def continued(n: int) -> Iterator[str]:
-            sampling = Sampling(top_p=0.9, seed=n, presence_penalty=0.1)
-            return model.stream(f"def function_{n}(", max_tokens=25 + n, sampling=sampling, stop="\n\n")
+    expected = ["".join(continued(n)) for n in range(8)]
+    texts, start = [""] * 8, threading.Barrier(8)
 
-        expected = ["".join(continued(n)) for n in range(8)]
-        texts, start = [""] * 8, threading.Barrier(8)
+    def work(n: int) -> None:
+        start.wait()
+        for piece in continued(n):
+            texts[n] += piece
 
-        def work(n: int) -> None:
-            start.wait()
-            for piece in continued(n):
-                texts[n] += piece
-
-        threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert texts == expected
     assert len(set(texts)) == 8
 
