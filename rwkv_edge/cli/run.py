@@ -28,7 +28,8 @@ def run(args: argparse.Namespace) -> None:
     sampling = sampling_from(args)
     prompt = read_prompt(args.prompt)
     with Model(args.model, args.strategy, tokenizer=args.tokenizer, threads=args.threads, **lora_from(args)) as model:
-        print_stream(model, prompt, args.max_tokens, sampling, stats=args.stats, state=state_from(args, model))
+        state = state_from(args, model)
+        print_stream(model, prompt, args.max_tokens, sampling, args.stop, stats=args.stats, state=state)
 
 
 def read_prompt(prompt: str | None) -> bytes:
@@ -41,10 +42,19 @@ def read_prompt(prompt: str | None) -> bytes:
 
 
 def print_stream(
-    model: Model, prompt: bytes, max_tokens: int, sampling: Sampling, *, stats: bool, state: State | None = None
+    model: Model,
+    prompt: bytes,
+    max_tokens: int,
+    sampling: Sampling,
+    stop: list[str],
+    *,
+    stats: bool,
+    state: State | None = None,
 ) -> None:
     """Print the prompt and its continuation as it comes; then, with `stats`, the speed."""
-    continuation = model.stream(prompt, state, max_tokens=max_tokens, sampling=sampling)  # refuses what it cannot do at once
+    stops = [os.fsencode(text) for text in stop]
+    # Refuses at once what it cannot do.
+    continuation = model.stream(prompt, state, max_tokens=max_tokens, sampling=sampling, stop=stops)
     print(prompt.decode("utf-8", errors="replace"), end="", flush=True)
     start = first = time.perf_counter()
     pieces = 0
