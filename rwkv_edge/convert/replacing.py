@@ -1,5 +1,6 @@
 """Writing a file so that it appears complete or not at all."""
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,17 +13,20 @@ from rwkv_edge.errors import OutputError
 def replacing(target: Path, size: int) -> Iterator[BinaryIO]:
     """A file to write, `size` bytes long in the end, that takes the place of `target` when the block ends well.
 
-    Until then it is a temporary file beside `target`, which is deleted when anything goes wrong, an interrupt included.
+    Until then it is a temporary file beside `target`, which is deleted when anything goes wrong, an interrupt included; one
+    whose process was killed outright, when `target` is written again.
     Raises OutputError: no such folder, not writable, disk full.
     """
     target = target.resolve()  # what a link points to is replaced, not the link
     if target.exists() and not target.is_file():
         what = "a directory" if target.is_dir() else "a special file"
         raise OutputError(f"{target}: is {what}, expected the name of a file to write")
-    temporary = target.with_name(f".{target.name[:200]}.{os.getpid()}.part")
+    temporary = target.with_name(f"{_stem(target)}.{os.getpid()}.part")
     try:
+        _remove_abandoned(target)
         _check_space(target, size)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        _lock(descriptor)
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {str(error.strerror).lower()}") from error
     try:
@@ -37,6 +41,37 @@ def replacing(target: Path, size: int) -> Iterator[BinaryIO]:
         with suppress(OSError):
             os.unlink(temporary)  # no longer there when all went well
     _sync_folder(target.parent)
+
+
+def _stem(target: Path) -> str:
+    return f".{target.name[:200]}"
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Temporary files of processes that were killed; a living one holds a lock on its own (on Windows: has it open)."""
+    name = re.compile(re.escape(_stem(target)) + r"\.\d+\.part")
+    with suppress(OSError):
+        for path in [path for path in target.parent.iterdir() if name.fullmatch(path.name)]:
+            descriptor = os.open(path, os.O_RDWR)
+            try:
+                abandoned = _lock(descriptor)
+            finally:
+                os.close(descriptor)
+            if abandoned:
+                path.unlink()
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether the lock is ours, until the descriptor is closed; Windows has none and needs none."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # taken, or a file system without locks
+        return False
+    return True
 
 
 def _check_space(target: Path, size: int) -> None:
