@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from rwkv_edge.arch import ModelShape, build_plan, read_shape
 from rwkv_edge.backend import Batch, HoldsStates
+from rwkv_edge.convert.encoding import Progress
 from rwkv_edge.errors import InputError
 from rwkv_edge.fingerprint import fingerprint
+from rwkv_edge.model_cache import kept
 from rwkv_edge.plan import MatMul
 from rwkv_edge.sampling import Sampler, Sampling, uncounted_tokens
 from rwkv_edge.state import State
@@ -41,9 +43,12 @@ class Model:
 
     strategy: "auto", or a backend and maybe a weight format: "cpu", "cpu fp32", "webgpu fp16", "webgpu:1", "numpy fp64".
     tokenizer: a `Tokenizer`, or the path of a vocabulary; None: the file's own, or the one its vocabulary size implies.
-    threads: of the CPU backend; None: the fast cores this process may use.
+    threads: of the CPU backend, and that convert; None: the fast cores this process may use, all of them.
     sparse: of the CPU backend: single tokens skip the weights that meet a zero in the channel-mix, which takes a second copy of
         its value matrices (a quarter to a third of the file) in memory; None: where that fits.
+    cache: keep what the strategy's weight format makes of the file in the user's cache directory (see `rwkv_edge.model_cache`),
+        where the next start finds it.
+    progress: called while weights are converted, with the bytes of the file that are done, and all of them.
 
     Sequences are independent: each has a `State`, and the model may be shared by threads (their runs take turns). A state
     that is passed in is advanced in place, as in the official package; `State.copy` makes a branch.
@@ -59,14 +64,18 @@ class Model:
         tokenizer: Tokenizer | str | Path | None = None,
         threads: int | None = None,
         sparse: bool | None = None,
+        cache: bool = False,
+        progress: Progress | None = None,
     ) -> None:
         if threads is not None and (type(threads) is not int or threads < 1):
             raise InputError(f"threads must be an integer from 1, got {threads!r}")
         chosen = parse(strategy)
         self.weights: Weights = open_weights(path)
+        if cache and chosen.weight_format is not None:
+            self.weights = kept(self.weights, chosen.weight_format, threads=threads, progress=progress)
         self.shape: ModelShape = read_shape(self.weights)
         backend, self.plan, self._executable = compiled(
-            build_plan(self.weights), chosen, threads=threads, sparse=sparse
+            build_plan(self.weights), chosen, threads=threads, sparse=sparse, progress=progress
         )
         self.backend_name = backend.name
         self._holder = self._executable if isinstance(self._executable, HoldsStates) else None

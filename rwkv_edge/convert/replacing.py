@@ -21,9 +21,10 @@ def replacing(target: Path, size: int) -> Iterator[BinaryIO]:
     if target.exists() and not target.is_file():
         what = "a directory" if target.is_dir() else "a special file"
         raise OutputError(f"{target}: is {what}, expected the name of a file to write")
-    temporary = target.with_name(f"{_stem(target)}.{os.getpid()}.part")
+    name = target.name[:200]
+    temporary = target.with_name(f".{name}.{os.getpid()}.part")
     try:
-        _remove_abandoned(target)
+        remove_abandoned(target.parent, re.escape(name))
         _check_space(target, size)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         _lock(descriptor)
@@ -43,15 +44,14 @@ def replacing(target: Path, size: int) -> Iterator[BinaryIO]:
     _sync_folder(target.parent)
 
 
-def _stem(target: Path) -> str:
-    return f".{target.name[:200]}"
+def remove_abandoned(folder: Path, name: str = ".*") -> None:
+    """Removes temporary files (of the file `name`, a regular expression) whose processes were killed.
 
-
-def _remove_abandoned(target: Path) -> None:
-    """Temporary files of processes that were killed; a living one holds a lock on its own (on Windows: has it open)."""
-    name = re.compile(re.escape(_stem(target)) + r"\.\d+\.part")
+    A living process holds a lock on its own (on Windows: has it open).
+    """
+    pattern = re.compile(rf"\.{name}\.\d+\.part", re.DOTALL)
     with suppress(OSError):
-        for path in [path for path in target.parent.iterdir() if name.fullmatch(path.name)]:
+        for path in [path for path in folder.iterdir() if pattern.fullmatch(path.name)]:
             descriptor = os.open(path, os.O_RDWR)
             try:
                 abandoned = _lock(descriptor)
