@@ -1,6 +1,6 @@
 """Speed and memory of the whole `rwkv-edge quantize` command, from the start of Python to the file that is safely on the disk.
 
-    python -m bench.quantize MODEL.pth ... [--types q4_0,q4_k_m] [--threads 1,2] [--save]
+    python -m bench.quantize MODEL.pth ... [--types q4_0,q4_k_m ...] [--threads 1,2] [--save]
 
 MB/s: of the source's weights. peak MB: of resident memory, with the pages of the source and the code that are mapped; below
 it, in the note, what Python with the encoders' library takes alone. The source is in the page cache.
@@ -46,18 +46,19 @@ def quantized(source: Path, type: str, threads: int, folder: Path) -> Row:
 
 def within(wrapper: str, source: Path, type: str, threads: int, folder: Path) -> Row:
     """`quantized` in a process that `wrapper` starts, so that what the wrapper waits for is not measured."""
-    call = [sys.executable, "-m", "bench.quantize", str(source), "--types", type, "--threads", str(threads), "--one", str(folder)]
-    row: Row = json.loads(subprocess.run([*shlex.split(wrapper), *call], check=True, capture_output=True).stdout)
+    call = [sys.executable, "-m", "bench.quantize", str(source), "--types", type, "--threads", str(threads)]
+    command = [*shlex.split(wrapper), *call, "--one", str(folder)]
+    row: Row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return row
 
 
 def rows(options: argparse.Namespace, threads: list[int]) -> list[Row]:
     found: list[Row] = []
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        for source in options.sources:
+        for i, source in enumerate(options.sources):
             nbytes = open_weights(source).nbytes
             read_through(source)
-            for type in options.types.split(","):
+            for type in options.types[min(i, len(options.types) - 1)].split(","):
                 for count in threads:
                     row = within(options.within, source, type, count, Path(name))
                     speed = nbytes / 1e6 / float(str(row["seconds"]))
@@ -69,7 +70,7 @@ def rows(options: argparse.Namespace, threads: list[int]) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+", type=Path, help="models (bench.make_model makes some)")
-    parser.add_argument("--types", default=TYPES)
+    parser.add_argument("--types", nargs="+", default=[TYPES], help="with commas; for each source, the last for the rest")
     parser.add_argument("--threads", default="2", help="thread counts, with commas")
     parser.add_argument("--folder", help="where the output goes for a moment")
     parser.add_argument("--within", default="", metavar="COMMAND", help='that starts each measurement, such as "nice -n 5"')
@@ -78,7 +79,7 @@ def main() -> None:
     options = parser.parse_args()
     threads = [int(n) for n in options.threads.split(",")]
     if options.one:
-        print(json.dumps(quantized(options.sources[0], options.types, threads[0], options.one)))
+        print(json.dumps(quantized(options.sources[0], options.types[0], threads[0], options.one)))
         return
     found = rows(options, threads)
     alone = measured([sys.executable, "-c", ALONE])[1]
