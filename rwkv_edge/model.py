@@ -43,7 +43,7 @@ class Model:
 
     strategy: "auto", or a backend and maybe a weight format: "cpu", "cpu fp32", "webgpu fp16", "webgpu:1", "numpy fp64".
     tokenizer: a `Tokenizer`, or the path of a vocabulary; None: the file's own, or the one its vocabulary size implies.
-    threads: of the CPU backend, and that convert; None: the fast cores this process may use, all of them.
+    threads: of the CPU backend (None: the fast cores this process may use), and that convert weights (None: all of its cores).
     sparse: of the CPU backend: single tokens skip the weights that meet a zero in the channel-mix, which takes a second copy of
         its value matrices (a quarter to a third of the file) in memory; None: where that fits.
     cache: keep what the strategy's weight format makes of the file in the user's cache directory (see `rwkv_edge.model_cache`),

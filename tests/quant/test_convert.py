@@ -1,10 +1,13 @@
 """Matrices in the format that a strategy asks for."""
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bench.make_model import make_pth
+from bench.sizes import Sizes
 from rwkv_edge import InputError, Model, quantize
 from rwkv_edge.arch import build_plan
 from rwkv_edge.convert import MIXES
@@ -111,6 +114,21 @@ def test_the_same_bytes_and_progress_whatever_the_number_of_threads(type: str) -
     assert parallel[2] is tensors[2]
     assert calls == sorted(calls)
     assert calls[-1] == (2 * tensors[0].nbytes,) * 2
+
+
+def test_memory_is_the_result_and_some_pieces(tmp_path: Path) -> None:
+    make_pth(tmp_path / "model.pth", Sizes("7", n_layer=1, n_embd=256))
+    plan = build_plan(open_weights(tmp_path / "model.pth"))
+    converted(matrix("blocks.0.att.key.weight"), "q8_0")  # loads what is loaded once
+    tracemalloc.start()
+    try:
+        result = converted_plan(plan, "q8_0", threads=2)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    size = sum(tensor.nbytes for tensor in result.weights())
+    assert size > 36e6
+    assert peak < size + 40e6  # the embedding alone is 67 MB as floats
 
 
 def test_an_interrupt_ends_it() -> None:
