@@ -35,36 +35,24 @@ def measured(command: list[str]) -> tuple[float, float]:
     return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def quantized(source: Path, type: str, threads: int, folder: Path) -> Row:
-    target = folder / "out.gguf"
-    command = [sys.executable, "-m", "rwkv_edge", "quantize", str(source), str(target), "--type", type]
-    seconds, peak = measured([*command, "--threads", str(threads)])
-    size = target.stat().st_size / 1e6
-    target.unlink()
-    return {"seconds": seconds, "to MB": size, "peak MB": peak}
+def quantized(source: Path, types: list[str], threads: list[int], folder: Path) -> list[Row]:
+    nbytes, target, rows = open_weights(source).nbytes, folder / "out.gguf", []
+    for type in types:
+        for count in threads:
+            command = [sys.executable, "-m", "rwkv_edge", "quantize", str(source), str(target), "--type", type]
+            seconds, peak = measured([*command, "--threads", str(count)])
+            row: Row = {"source": source.name, "type": type, "threads": str(count), "from MB": nbytes / 1e6}
+            row |= {"to MB": target.stat().st_size / 1e6, "seconds": seconds, "MB/s": nbytes / 1e6 / seconds, "peak MB": peak}
+            rows.append(row)
+            target.unlink()
+    return rows
 
 
-def within(wrapper: str, source: Path, type: str, threads: int, folder: Path) -> Row:
+def within(wrapper: str, arguments: list[str]) -> list[Row]:
     """`quantized` in a process that `wrapper` starts, so that what the wrapper waits for is not measured."""
-    call = [sys.executable, "-m", "bench.quantize", str(source), "--types", type, "--threads", str(threads)]
-    command = [*shlex.split(wrapper), *call, "--one", str(folder)]
-    row: Row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    return row
-
-
-def rows(options: argparse.Namespace, threads: list[int]) -> list[Row]:
-    found: list[Row] = []
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        for i, source in enumerate(options.sources):
-            nbytes = open_weights(source).nbytes
-            read_through(source)
-            for type in options.types[min(i, len(options.types) - 1)].split(","):
-                for count in threads:
-                    row = within(options.within, source, type, count, Path(name))
-                    speed = nbytes / 1e6 / float(str(row["seconds"]))
-                    label: Row = {"source": source.name, "type": type, "threads": str(count)}
-                    found.append({**label, "from MB": nbytes / 1e6, **row, "MB/s": speed})
-    return found
+    command = [*shlex.split(wrapper), sys.executable, "-m", "bench.quantize", *arguments]
+    rows: list[Row] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return rows
 
 
 def main() -> None:
@@ -73,15 +61,21 @@ def main() -> None:
     parser.add_argument("--types", nargs="+", default=[TYPES], help="with commas; for each source, the last for the rest")
     parser.add_argument("--threads", default="2", help="thread counts, with commas")
     parser.add_argument("--folder", help="where the output goes for a moment")
-    parser.add_argument("--within", default="", metavar="COMMAND", help='that starts each measurement, such as "nice -n 5"')
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # what `within` calls: one measurement, as JSON
+    parser.add_argument("--within", default="", metavar="COMMAND", help='that starts what is measured, such as "nice -n 5"')
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # what `within` calls: prints the rows as JSON
     parser.add_argument("--save", action="store_true", help="keep the table in bench/results")
     options = parser.parse_args()
     threads = [int(n) for n in options.threads.split(",")]
     if options.one:
-        print(json.dumps(quantized(options.sources[0], options.types[0], threads[0], options.one)))
+        print(json.dumps(quantized(options.sources[0], options.types[0].split(","), threads, options.one)))
         return
-    found = rows(options, threads)
+    found: list[Row] = []
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        for i, source in enumerate(options.sources):
+            read_through(source)
+            types = options.types[min(i, len(options.types) - 1)]
+            arguments = [str(source), "--types", types, "--threads", options.threads, "--one", folder]
+            found += within(options.within, arguments)
     alone = measured([sys.executable, "-c", ALONE])[1]
     report("quantize", found, [f"Python with the compiled encoders alone: peak {alone:.0f} MB."], options.save)
 
