@@ -101,7 +101,7 @@ def _made(
     for folder in user_cache.folders(FOLDER):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            convert.write_model(weights, folder / name, type, threads=threads, progress=progress)
+            convert.write_gguf(weights, folder / name, type, threads=threads, progress=progress)
         except (OSError, OutputError) as error:
             problem = error
             continue
