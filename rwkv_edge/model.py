@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge.arch import ModelShape, build_plan, read_shape
-from rwkv_edge.backend import Batch, HoldsStates
+from rwkv_edge.backend import Batch, HoldsStates, LimitsRuns
 from rwkv_edge.convert.encoding import Progress
 from rwkv_edge.errors import InputError
 from rwkv_edge.fingerprint import fingerprint
@@ -79,7 +79,10 @@ class Model:
         )
         self.backend_name = backend.name
         self._holder = self._executable if isinstance(self._executable, HoldsStates) else None
-        self._weights_per_token = sum(op.weight.size for op in self.plan.ops if isinstance(op, MatMul))
+        weights_per_token = sum(op.weight.size for op in self.plan.ops if isinstance(op, MatMul))
+        self._tokens_per_run = max(16, int(PRODUCTS_PER_RUN / weights_per_token))
+        if isinstance(self._executable, LimitsRuns):
+            self._tokens_per_run = min(self._tokens_per_run, self._executable.tokens_per_run)
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._tokenizer = tokenizer
@@ -173,7 +176,7 @@ class Model:
 
     def _run(self, sequences: list[NDArray[np.int32]], states: list[State], full: bool) -> list[NDArray[Any]]:
         """Rounds of a limited number of tokens, shared evenly by the sequences that still have some."""
-        limit = min(TOKENS_PER_RUN, max(16, int(PRODUCTS_PER_RUN / self._weights_per_token)))
+        limit = min(TOKENS_PER_RUN, self._tokens_per_run)
         logits: list[list[NDArray[Any]]] = [[] for _ in sequences]
         at = [0] * len(sequences)
         while active := [i for i, tokens in enumerate(sequences) if at[i] < len(tokens)]:

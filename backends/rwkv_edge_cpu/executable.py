@@ -46,6 +46,7 @@ class CpuExecutable:
     """See `rwkv_edge.backend.Executable`. Runs of one executable take turns; several may run at once, on their own threads."""
 
     state_dtype = np.dtype(np.float32)
+    tokens_per_run = 128  # activations of more only take memory: 512 at once are not faster
 
     def __init__(self, plan: p.Plan, threads: int, sparse: bool | None = None) -> None:
         self._threads = threads
