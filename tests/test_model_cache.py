@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rwkv_edge import Model, model_cache, user_cache
+from rwkv_edge import InputError, Model, model_cache, user_cache
 from rwkv_edge.cli import main
 from rwkv_edge.demo import MODEL_PATH
 from rwkv_edge.model_cache import ModelCacheWarning
@@ -151,3 +151,11 @@ def test_the_command_keeps_lists_and_removes(folder: Path, capsys: pytest.Captur
     assert capsys.readouterr().out == f"{kept.stat().st_size / 1e6:8.1f} MB  {kept}\n"
     assert main(["cache", "--clear"]) == 0
     assert list(folder.iterdir()) == []
+
+
+def test_a_lora_is_refused(folder: Path, tmp_path: Path) -> None:
+    path = small("7", tmp_path)
+    write_pth(tmp_path / "lora.pth", {"blocks.0.ln1.weight": np.ones(256, np.float32)}, dtype="f32")
+    with pytest.raises(InputError, match="a model with a LoRA is not kept"):
+        Model(path, "numpy q4", lora=tmp_path / "lora.pth", cache=True)
+    assert not folder.exists()
