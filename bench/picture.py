@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 720, 460
+WIDTH, HEIGHT = 760, 520
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 40, 50
-LABEL_HEIGHT, LETTER = 12, 6.2  # pixels
+LABEL_HEIGHT, LETTER = 11, 7.2  # pixels
+SHIFTS = (0, -5, 5, -9, 9)  # of a label, in pixels
 STYLE = """
 text { font: 11px sans-serif; fill: #24292f } .title { font-size: 14px; font-weight: bold } .ours { font-weight: bold }
 .grid { stroke: #8885; stroke-width: 1 } .dot { fill: #57606a } .dot.ours { fill: #0969da } text.ours { fill: #0969da }
@@ -26,9 +27,9 @@ class Point:
 
 
 def scatter(points: Sequence[Point], title: str, x_title: str, y_title: str) -> str:
-    """x from the smallest to the largest in steps of a tenth; y on a logarithmic axis of whole decades."""
+    """x in steps of a tenth; y on a logarithmic axis with a line for each decade."""
     low_x, high_x = math.floor(10 * min(p.x for p in points)) / 10, math.ceil(10 * max(p.x for p in points)) / 10
-    low_y, high_y = math.floor(math.log10(min(p.y for p in points))), math.ceil(math.log10(max(p.y for p in points)))
+    low_y, high_y = math.log10(min(p.y for p in points)) - 0.1, math.log10(max(p.y for p in points)) + 0.1
 
     def at_x(x: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * (x - low_x) / (high_x - low_x)
@@ -41,7 +42,7 @@ def scatter(points: Sequence[Point], title: str, x_title: str, y_title: str) -> 
         x = at_x(tenth / 10)
         parts.append(f'<path class="grid" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tenth / 10:.1f}</text>')
-    for decade in range(low_y, high_y + 1):
+    for decade in range(math.ceil(low_y), math.floor(high_y) + 1):
         y = at_y(10.0**decade)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{10.0**decade:g}</text>')
@@ -55,19 +56,20 @@ def scatter(points: Sequence[Point], title: str, x_title: str, y_title: str) -> 
 
 
 def _dots(placed: Sequence[tuple[Point, float, float]]) -> list[str]:
-    """Each with its label to the right, or to the left where it would cover another label."""
+    """Each with its label beside it, a little higher or lower where it would cover another label or a dot."""
     parts: list[str] = []
-    taken: list[tuple[float, float, float]] = []  # from x, to x, y
+    taken = [(x - 4, x + 4, y) for _, x, y in placed]
     for point, x, y in sorted(placed, key=lambda item: item[2]):
         length, mark = LETTER * len(point.label), ' class="ours"' if point.ours else ""
-        sides = [(x + 7, x + 7 + length, "start", x + 7), (x - 7 - length, x - 7, "end", x - 7)]
-        free = [side for side in sides if side[1] < WIDTH and not _covered(side[0], side[1], y, taken)]
-        begin, end, anchor, at = (free or sides)[0]
-        taken.append((begin, end, y))
+        sides = [(begin, y + dy) for dy in SHIFTS for begin in (x + 7, x - 7 - length)]
+        begin, at_y = next((side for side in sides if _free(side[0], side[0] + length, side[1], taken)), sides[0])
+        taken.append((begin, begin + length, at_y))
+        anchor, at = ("start", begin) if begin > x else ("end", begin + length)
         parts.append(f'<circle class="dot{" ours" if point.ours else ""}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
-        parts.append(f'<text{mark} x="{at:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">{escape(point.label)}</text>')
+        parts.append(f'<text{mark} x="{at:.1f}" y="{at_y + 4:.1f}" text-anchor="{anchor}">{escape(point.label)}</text>')
     return parts
 
 
-def _covered(begin: float, end: float, y: float, taken: Sequence[tuple[float, float, float]]) -> bool:
-    return any(abs(y - other) < LABEL_HEIGHT and begin < to and start < end for start, to, other in taken)
+def _free(begin: float, end: float, y: float, taken: Sequence[tuple[float, float, float]]) -> bool:
+    inside = begin > LEFT and end < WIDTH and TOP < y < HEIGHT - BOTTOM
+    return inside and not any(abs(y - other) < LABEL_HEIGHT and begin < to and start < end for start, to, other in taken)

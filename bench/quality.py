@@ -58,7 +58,8 @@ def measured(text: HeldOut, folder: Path, label: str, type: str, calibrated: boo
         "bytes a weight": f"{per_weight:.3f}",
         "1.5B, MB": f"{megabytes(MIXES[type]):.0f}",
     }
-    return row, Point(label, per_weight, score.kl_mean, ours=type in OURS)
+    short = f"{type} --calibrate" if calibrated else "q8, q8_0" if type == "q8_0" else type
+    return row, Point(short, per_weight, score.kl_mean, ours=type in OURS or type == "q8_0")
 
 
 def main() -> None:
@@ -73,7 +74,7 @@ def main() -> None:
     notes = [f"{len(text.tokens)} bytes of held-out text; perplexity per byte, KL divergence from f32 in nats a token."]
     report("quality", [row for row, _ in found], notes, options.save)
     if options.save:
-        blocks = [point for _, point in found if not MIXES[point.label.split()[0]].is_float]
+        blocks = [point for _, point in found if point.y > 0.5e-6]  # floats: no logarithm of 0
         title = "Quality and size of the bundled model's files (lower left is better)"
         picture = scatter(blocks, title, "bytes a weight, whole file", "KL divergence from f32, nats a token")
         (RESULTS / "quality.svg").write_text(picture)
