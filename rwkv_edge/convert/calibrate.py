@@ -27,7 +27,7 @@ from rwkv_edge.weights.tensor import Weights
 FEWEST_TOKENS = 512
 MOST_TOKENS = 16384  # figures hardly change beyond
 LONGEST_TOKEN = 128  # bytes, in the World vocabulary
-TOKENS_PER_RUN = 512
+TOKENS_PER_RUN = 128
 
 
 def tokens_of(weights: Weights, n_vocab: int, text: str | Path, vocabulary: str | Path | None) -> list[int]:

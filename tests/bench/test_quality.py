@@ -63,13 +63,13 @@ def test_every_type_is_in_one_row() -> None:
 
 
 def test_the_picture_has_every_point_and_no_label_on_another() -> None:
-    points = [Point("a & b", 0.6, 0.01, ours=True), Point("c", 0.6, 0.0101), Point("d", 1.13, 2e-5)]
+    points = [Point("a & b", 0.8, 0.01, ours=True), Point("c", 0.8, 0.0101), Point("d", 1.13, 2e-5), Point("e", 0.6, 0.02)]
     root = ET.fromstring(scatter(points, "title", "x", "y"))
     space = "{http://www.w3.org/2000/svg}"
     dots = root.findall(f"{space}circle")
-    assert len(dots) == 3
+    assert len(dots) == 4
     labels = {text.text: text for text in root.findall(f"{space}text")}
-    assert {"a & b", "c", "d", "title", "1e-05", "1.2"} <= labels.keys()
+    assert {"a & b", "c", "d", "e", "title", "0.0001", "0.01", "1.2"} <= labels.keys()
     assert labels["a & b"].get("text-anchor") != labels["c"].get("text-anchor")
     height = {dot.get("cy"): float(dot.get("cy", "")) for dot in dots}
     assert max(height.values()) == float(dots[-1].get("cy", ""))  # the least divergence lies lowest

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwkv_edge import InputError, TokenizerError, quantize, registry
@@ -80,10 +80,11 @@ def test_backends_agree(
         np.testing.assert_allclose(found[0][name], sizes, rtol=1e-3, atol=1e-5)
 
 
-@given(st.sampled_from(sorted(SCHEMES)), st.integers(0, 1000), st.integers(1, 3))
+@settings(max_examples=25)
+@given(st.sampled_from(sorted(SCHEMES)), st.integers(0, 1000), st.integers(1, 2))
 def test_importance_lowers_the_error_that_it_weights(format: str, seed: int, blocks: int) -> None:
     rng = np.random.default_rng(seed)
-    x = rng.standard_normal((32, 256 * blocks)).astype(np.float32)
+    x = rng.standard_normal((16, 256 * blocks)).astype(np.float32)
     columns = rng.exponential(size=x.shape[1]).astype(np.float32) ** 2
     encode = registry.encoder()
 
