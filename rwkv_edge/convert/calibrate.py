@@ -18,7 +18,7 @@ from rwkv_edge.backend import Batch, Executable
 from rwkv_edge.convert.encoding import Importance, Progress
 from rwkv_edge.convert.mix import MATRIX
 from rwkv_edge.errors import InputError
-from rwkv_edge.model import END_OF_DOCUMENT
+from rwkv_edge.generation import END_OF_DOCUMENT
 from rwkv_edge.plan import Buffer, MatMul, Op, Plan, PlanBuilder, SelectOutputs
 from rwkv_edge.state import State
 from rwkv_edge.tokenizer import tokenizer_for
