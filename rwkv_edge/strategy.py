@@ -9,17 +9,14 @@ from dataclasses import dataclass
 
 from rwkv_edge import registry
 from rwkv_edge.backend import Backend, Executable, HasDevices
+from rwkv_edge.convert.encoding import Progress
 from rwkv_edge.errors import BackendError, StrategyError
 from rwkv_edge.plan import Plan
-from rwkv_edge.quant.convert import converted
+from rwkv_edge.quant.convert import WORDS, converted, converted_plan
 
-# Strategy word -> (weight format, precision of activations and state); None: as stored, the backend's own.
+# Strategy word -> (type of the weights, precision of activations and state); None: as stored, the backend's own.
 WEIGHT_FORMATS: dict[str, tuple[str | None, str | None]] = {
-    "fp32": ("f32", "fp32"),
-    "fp16": ("f16", None),
-    "int8": ("q8_0", None),
-    "q8_0": ("q8_0", None),
-    "q4_0": ("q4_0", None),
+    **{word: (meaning.type, meaning.precision) for word, meaning in WORDS.items()},
     "fp64": (None, "fp64"),
 }
 FP64_DEVICES = ("numpy",)
@@ -85,9 +82,16 @@ def choose_backend(strategy: Strategy) -> Backend:
 
 
 def compiled(
-    plan: Plan, strategy: Strategy, *, threads: int | None = None, sparse: bool | None = None
+    plan: Plan,
+    strategy: Strategy,
+    *,
+    threads: int | None = None,
+    sparse: bool | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Backend, Plan, Executable]:
-    """The chosen backend, the plan in formats for it, and it compiled. threads, sparse: see `Backend`. Raises BackendError.
+    """The chosen backend, the plan in formats for it, and it compiled. Raises BackendError.
+
+    threads, sparse: see `Backend`.  progress: of the conversion, see `converted_all`.
 
     "auto" goes on to the next backend, with a FallbackWarning, where one turns out not to run the plan.
     """
@@ -95,7 +99,7 @@ def compiled(
     for backend in registry.candidates() if strategy.device is None else [choose_backend(strategy)]:
         if refusals:
             warnings.warn(f"running on the {backend.name} backend: {refusals[-1]}", FallbackWarning, stacklevel=3)
-        placed = place(plan, strategy, backend)
+        placed = place(plan, strategy, backend, threads, progress)
         try:
             executable = backend.compile(placed, precision=strategy.precision, threads=threads, sparse=sparse)
         except BackendError as error:
@@ -105,13 +109,13 @@ def compiled(
     raise refusals[0]
 
 
-def place(plan: Plan, strategy: Strategy, backend: Backend) -> Plan:
+def place(
+    plan: Plan, strategy: Strategy, backend: Backend, threads: int | None = None, progress: Progress | None = None
+) -> Plan:
     """The plan with its matrices in a format that was asked for and that the backend computes with.
 
     A format the backend does not know is decoded to float32: exact, at the price of memory.
     """
-    wanted = strategy.weight_format
-    if wanted is not None:
-        encode = registry.encoder()
-        plan = plan.with_weights(lambda tensor: converted(tensor, wanted, encode))
+    if strategy.weight_format is not None:
+        plan = converted_plan(plan, strategy.weight_format, threads=threads, progress=progress)
     return plan.with_weights(lambda tensor: tensor if backend.supports(tensor.format) else converted(tensor, "f32"))

@@ -21,6 +21,8 @@ from tests.checkpoints.tiny import tiny
         ("webgpu fp16", Strategy("webgpu", "f16")),
         ("webgpu int8", Strategy("webgpu", "q8_0")),
         ("webgpu q4_0", Strategy("webgpu", "q4_0")),
+        ("cpu q4_k", Strategy("cpu", "q4_k_m")),
+        ("cpu fp16i8", Strategy("cpu", "q8_0")),
         ("webgpu:1", Strategy("webgpu", which="1")),
         ("webgpu:radeon fp16", Strategy("webgpu", "f16", which="radeon")),
         ("numpy", Strategy("numpy")),
