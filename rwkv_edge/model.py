@@ -65,10 +65,8 @@ class Model:
         chosen = parse(strategy)
         self.weights: Weights = open_weights(path)
         self.shape: ModelShape = read_shape(self.weights)
-        backend, self.plan, self._executable = compiled(
-            build_plan(self.weights), chosen, threads=threads, sparse=sparse
-        )
-        self.backend_name = backend.name
+        placed = compiled(build_plan(self.weights), chosen, threads=threads, sparse=sparse)
+        self.backend_name, self.plan, self._executable = placed.name, placed.plan, placed.executable
         self._holder = self._executable if isinstance(self._executable, HoldsStates) else None
         self._weights_per_token = sum(op.weight.size for op in self.plan.ops if isinstance(op, MatMul))
         self._lock = threading.Lock()

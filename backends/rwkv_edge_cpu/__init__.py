@@ -50,6 +50,15 @@ class CpuBackend:
         with numba_needed():
             return CpuExecutable(plan, usable_cores() if threads is None else threads, sparse)
 
+    def compile_beside(self, plan: Plan, other: Executable | None, *, precision: str | None, threads: int | None) -> Executable:
+        """See `rwkv_edge.backend.ReadsInPlace`."""
+        from rwkv_edge_cpu.executable import CpuExecutable
+
+        if not isinstance(other, CpuExecutable):
+            return self.compile(plan, precision=precision, threads=threads, sparse=False)
+        with numba_needed():
+            return CpuExecutable(plan, 0, sparse=False, beside=other)
+
     def warm_up(self) -> None:
         """See `rwkv_edge.backend.CompilesAhead`. Raises BackendError where nothing can be kept."""
         from rwkv_edge_cpu import kept

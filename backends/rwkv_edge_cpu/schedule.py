@@ -18,7 +18,9 @@ def in_phases(plan: p.Plan) -> tuple[p.Plan, list[int]]:
     for position, op in enumerate(plan.ops):
         phase = 0
         for buffer in p.inputs(op):
-            source = writer[buffer.index]
+            source = writer.get(buffer.index)
+            if source is None:  # it comes from outside
+                continue
             phase = max(phase, phases[source] + (0 if _same_share(plan.ops[source], op) else 1))
         slot = getattr(op, "slot", None)
         if slot is not None:
@@ -44,13 +46,14 @@ def place_buffers(plan: p.Plan, phases: list[int]) -> tuple[dict[int, int], int,
     """(offset of each buffer, in floats per row; floats per row of all that hold tokens; of all that hold outputs).
 
     Memory is free again in the phase behind the last use, and goes to the next buffer of the same width. Offsets are
-    multiples of a cache line. The logits are not placed: they go to the caller.
+    multiples of a cache line. Results are not placed: they go to the caller.
     """
     last = plan.last_uses()
     free: dict[tuple[bool, int], list[int]] = {}
     dying: list[list[p.Buffer]] = [[] for _ in range(max(phases, default=0) + 1)]
     offsets: dict[int, int] = {}
     total = {False: 0, True: 0}
+    results = {buffer.index for buffer in plan.results}
     current = 0
     for op, phase in zip(plan.ops, phases, strict=True):
         while current < phase:
@@ -58,7 +61,7 @@ def place_buffers(plan: p.Plan, phases: list[int]) -> tuple[dict[int, int], int,
                 free.setdefault((buffer.per_output, buffer.width), []).append(offsets[buffer.index])
             current += 1
         buffer = op.out
-        if buffer.index == plan.logits.index:
+        if buffer.index in results:
             continue
         vacant = free.get((buffer.per_output, buffer.width))
         if vacant:

@@ -23,5 +23,9 @@ class NumpyBackend:
         """`threads` is NumPy's own business (its BLAS decides) and ignored, as is `sparse`: every product is whole."""
         return NumpyExecutable(plan, PRECISIONS[precision])
 
+    def compile_beside(self, plan: Plan, other: Executable | None, *, precision: str | None, threads: int | None) -> Executable:
+        """See `rwkv_edge.backend.ReadsInPlace`. Nothing is held between runs that could be shared."""
+        return self.compile(plan, precision=precision)
+
 
 backend = NumpyBackend()

@@ -1,0 +1,118 @@
+"""How much memory a model needs in each weight format, before any of it is allocated."""
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkv_edge.plan import Embed, MatMul, Plan
+from rwkv_edge.quant.convert import converted
+from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge.weights.tensor import Tensor
+
+TOKENS_AT_ONCE = 512  # at most, see rwkv_edge/model.py
+LAYER = re.compile(r"blocks\.\d+\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """How a layer's matrices are to be: format: None: as stored.  streamed: as stored, and not kept in memory."""
+
+    format: str | None = None
+    streamed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes. weights: matrices and vectors.  state: of one sequence.  activations: of the longest piece of a prompt."""
+
+    weights: int
+    state: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.state + self.activations
+
+
+class Sizes:
+    """Of one plan whose weights are as stored."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._formats: dict[tuple[Any, ...], str] = {}
+        self._layers: dict[tuple[str | None, bool], list[int]] = {}
+
+    def need(self, layers: Sequence[Layer]) -> Need:
+        """What stays in memory, and of what is streamed the two largest neighbours: one in use, one on its way. The rows of an
+        embedding that stays as stored are read when they are used."""
+        sizes = [self.layers(layer.format)[i] * (not layer.streamed) for i, layer in enumerate(layers)]
+        streamed = [self.layers(None)[i] * layer.streamed for i, layer in enumerate(layers)]
+        window = max((a + b for a, b in pairwise([*streamed, streamed[0]])), default=0) if any(streamed) else 0
+        return Need(sum(sizes) + window + self.vectors, 4 * self.plan.state_size, self.activations)
+
+    def of_format(self, format: str | None) -> Need:
+        """All layers in this format."""
+        return self.need([Layer(format)] * len(self.layers(None)))
+
+    def layers(self, format: str | None, embedding: bool = False) -> list[int]:
+        """Bytes of each layer's matrices and of the head's; with the whole `embedding`, or only where it is converted."""
+        if (format, embedding) not in self._layers:
+            bounds = [*self.plan.layer_starts, len(self.plan.ops)] if self.plan.layer_starts else [0, len(self.plan.ops)]
+            self._layers[format, embedding] = [
+                sum(self._bytes(op, format, embedding) for op in self.plan.ops[begin:end] if isinstance(op, MatMul | Embed))
+                for begin, end in pairwise(bounds)
+            ]
+        return self._layers[format, embedding]
+
+    def file(self, format: str | None) -> int:
+        """Bytes of a file of all weights in this format, headers aside."""
+        return sum(self.layers(format, embedding=True)) + self.vectors
+
+    @cached_property
+    def vectors(self) -> int:
+        """Bytes of all vectors, as float32."""
+        arrays = (getattr(op, name) for op in self.plan.ops for name in op.__dataclass_fields__)
+        return sum({id(a): 4 * a.size for a in arrays if isinstance(a, np.ndarray)}.values())
+
+    @cached_property
+    def activations(self) -> int:
+        """Bytes, about: of all buffers that are in use at the same time, for as many rows as one run takes."""
+        last, alive, most = self.plan.last_uses(), 0, 0
+        dying: dict[int, int] = {}
+        for position, op in enumerate(self.plan.ops):
+            if not op.out.per_output:
+                alive += op.out.width
+                dying[last[op.out.index]] = dying.get(last[op.out.index], 0) + op.out.width
+            most = max(most, alive)
+            alive -= dying.pop(position, 0)
+        return 4 * (most * TOKENS_AT_ONCE + self.plan.logits.width)
+
+    def format_of(self, tensor: Tensor, format: str | None) -> str:
+        """What `converted` would make of it, tried with its first row: the rules are in one place."""
+        if format is None:
+            return tensor.format
+        key = LAYER.sub("", tensor.name), tensor.shape, tensor.format, format
+        if key not in self._formats:
+            self._formats[key] = converted(tensor[:1], format, _empty_blocks).format
+        return self._formats[key]
+
+    def _bytes(self, op: MatMul | Embed, format: str | None, embedding: bool) -> int:
+        becomes = self.format_of(op.weight, format)
+        if becomes == op.weight.format:
+            return 0 if isinstance(op, Embed) and not embedding else op.weight.nbytes
+        return FORMATS[becomes].nbytes(op.weight.shape)
+
+
+def _empty_blocks(format: str, weights: NDArray[np.float32], importance: object = None) -> NDArray[np.uint8]:
+    """In place of an encoder, where only the size is asked for."""
+    return np.empty((*weights.shape[:-1], FORMATS[format].row_bytes(weights.shape[-1])), np.uint8)
+
+
+def readable(nbytes: int) -> str:
+    """ "1.53 GB", "820 MB"."""
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.3g} MB"
