@@ -2,7 +2,7 @@
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,14 @@ class Link:
     def holds_states(self) -> bool:
         return isinstance(self.executable, HoldsStates)
 
+    def read_ahead(self) -> None:
+        for weights in self.streamed:
+            read_ahead(weights)
+
+    def release(self) -> None:
+        for weights in (*self.streamed, *self.looked_up):
+            release(weights)
+
 
 class SplitExecutable:
     """See `rwkv_edge.backend.Executable` and `HoldsStates`. Owns the executables of its links.
@@ -46,6 +54,8 @@ class SplitExecutable:
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._closed = False
+        for link in links:  # the system maps whole stretches of a file around the vectors that were read
+            link.release()
 
     def run(self, batch: Batch) -> Array:
         return self.run_all(batch)[0]
@@ -58,15 +68,12 @@ class SplitExecutable:
             self._forget_the_dead()
             rows: dict[int, Array] = {}
             for i, link in enumerate(self._links):
-                if i == 0:
-                    read_all_ahead(link.streamed)
-                read_all_ahead(self._links[(i + 1) % len(self._links)].streamed)
+                self._links[(i + 1) % len(self._links)].read_ahead()
                 states = [self._part(state, i) for state in batch.states]
                 given = [rows[index] for index in link.stage.takes]
                 results = link.executable.run_all(Batch(batch.tokens, batch.lengths, states, batch.outputs, given))
                 rows |= zip(link.stage.gives, results, strict=True)
-                for weights in (*link.streamed, *link.looked_up):
-                    release(weights)
+                link.release()
             return [rows[index] for index in self._links[-1].stage.gives]
 
     def fetch(self, state: Array, release: bool = True) -> None:
@@ -118,8 +125,3 @@ class SplitExecutable:
     def _forget_the_dead(self) -> None:
         for key in [key for key, (state, _) in self._held.items() if state() is None]:
             del self._held[key]
-
-
-def read_all_ahead(arrays: Iterable[Array]) -> None:
-    for weights in arrays:
-        read_ahead(weights)

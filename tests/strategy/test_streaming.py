@@ -13,7 +13,7 @@ from tests.checkpoints.tiny import tiny
 from tests.conftest import need_backend
 
 STEPS = """
-import sys
+import sys, threading
 from pathlib import Path
 from rwkv_edge import Model
 
@@ -21,8 +21,15 @@ def megabytes(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(key))) / 1024
 
-Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten: here it can be the parent's
+most, done = [0.0], threading.Event()
+
+def watch():
+    while not done.wait(0.0005):
+        most[0] = max(most[0], megabytes("VmRSS:"))
+
 model = Model(sys.argv[1], sys.argv[2], threads=2, sparse=False)
+watcher = threading.Thread(target=watch)
+watcher.start()
 model.forward([1, 2])
 seen = []
 state = None
@@ -30,13 +37,15 @@ for token in range(6):
     logits, state = model.forward([token], state)
     seen.append(megabytes("RssFile:"))
 model.forward(list(range(40)), state)
-print(max(seen), megabytes("VmHWM:"), megabytes("RssAnon:"))
+done.set()
+watcher.join()
+print(max(seen), most[0], megabytes("RssAnon:"))
 """
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """64 MB in 8 layers of 8 MB, and a small head."""
+    """98 MB in 16 layers, and a small head."""
     path = tmp_path_factory.mktemp("large") / "model.pth"
     write_pth(path, tiny("7", n_embd=512, n_ffn=2048, head_size=64, n_layer=16), dtype="bf16")
     assert path.stat().st_size > 90e6
@@ -44,7 +53,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(path: Path, strategy: str) -> tuple[float, float, float]:
-    """MB: of mapped files after each step, the process's highest ever, and memory that is no file's at the end."""
+    """MB: of mapped files after each step, of all at the worst time once it is open, and memory that is no file's at the end."""
     command = [sys.executable, "-c", STEPS, str(path), strategy]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
     file, most, anonymous = map(float, done.stdout.split())
@@ -59,7 +68,7 @@ def test_memory_stays_bounded(large: Path) -> None:
     streamed, most_streamed, anonymous_streamed = measured(large, "cpu *0+")
     half, most_half, _ = measured(large, "cpu *8+")
     assert whole - streamed > 0.9 * size
-    assert most - most_streamed > 0.75 * size  # a layer or two are in memory at a time
+    assert most - most_streamed > 0.7 * size  # a layer or two are in memory at a time
     assert 0.35 * size < whole - half < 0.65 * size
     assert most_streamed < most_half < most
     assert anonymous_streamed < anonymous + 20  # all layers work in the same memory, with the same threads
