@@ -53,7 +53,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(path: Path, strategy: str) -> tuple[float, float, float]:
-    """MB: of mapped files after each step, of all at the worst time once it is open, and memory that is no file's at the end."""
+    """MB: of mapped files after each step, of all at the worst time once open, and memory that is no file's."""
     command = [sys.executable, "-c", STEPS, str(path), strategy]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
     file, most, anonymous = map(float, done.stdout.split())
@@ -68,7 +68,7 @@ def test_memory_stays_bounded(large: Path) -> None:
     streamed, most_streamed, anonymous_streamed = measured(large, "cpu *0+")
     half, most_half, _ = measured(large, "cpu *8+")
     assert whole - streamed > 0.9 * size
-    assert most - most_streamed > 0.7 * size  # a layer or two are in memory at a time
+    assert most - most_streamed > 0.5 * size  # a layer or two are in memory at a time, and what the system maps around
     assert 0.35 * size < whole - half < 0.65 * size
     assert most_streamed < most_half < most
     assert anonymous_streamed < anonymous + 20  # all layers work in the same memory, with the same threads
