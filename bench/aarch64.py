@@ -3,7 +3,8 @@
     python -m bench.aarch64 [--formats q8_0,q4_k] [--listings q8_0,q4_0,q4_k,q6_k] [--cc COMPILER] [--save]
 
 Nothing is run: cycles are llvm-mca's, with all data in the first cache. `row` loops multiply a row of weights with one
-activation row, `tile` loops unpacked weights with several. C: bench/aarch64_loops.c.
+activation row, `few` loops one or two rows of weights with a few, `tile` loops unpacked weights with many. C:
+bench/aarch64_loops.c.
 """
 import argparse
 import shutil
@@ -82,8 +83,9 @@ def row_line(format: str, core: Core, compiler: str | None) -> Row:
     return line
 
 
-def tile_line(format: str, core: Core) -> Row:
-    ours = count(*our_loop("tile", format, core), core)
+def several_line(kind: str, format: str, core: Core) -> Row:
+    """Of loops for several activation rows."""
+    ours = count(*our_loop(kind, format, core), core)
     line: Row = {"format": format, "instr": ours.instructions, "loads": ours.loads, "stack": ours.on_stack}
     return line | {"cycles": ours.cycles, "products/cycle": ours.cycles and 32 / ours.cycles}
 
@@ -93,7 +95,9 @@ def section(core: Core, formats: list[str], listed: list[str], compiler: str | N
     parts = [f"## {core.title}", f"Instructions: `{core.isa}`; timing model: `{core.model}`."]
     parts += ["Row products, for every 32 weights:", render([row_line(format, core, compiler) for format in formats])]
     if blocks:
-        parts += ["Tiles, for every 32 products:", render([tile_line(format, core) for format in blocks])]
+        titles = {"few": "Rows times a few activation rows, for every 32 products:", "tile": "Tiles, for every 32 products:"}
+        for kind, title in titles.items():
+            parts += [title, render([several_line(kind, format, core) for format in blocks])]
     for kind, format in [("row", format) for format in listed] + [("tile", format) for format in listed[:1]]:
         loop, products = our_loop(kind, format, core)
         parts += [f"### {core.name}: {format} {kind}, {products} products", f"```\n{loop.text}\n```"]

@@ -12,7 +12,7 @@ from rwkv_edge_cpu import isa
 from rwkv_edge_cpu.jit import REDUCTION
 from rwkv_edge_cpu.plain_ir import plain_dots
 from rwkv_edge_cpu.quantized_ir import BLOCKS
-from rwkv_edge_cpu.row_ir import block_dot
+from rwkv_edge_cpu.row_ir import block_dot, block_dots
 from rwkv_edge_cpu.tile_ir import block_tile
 from rwkv_edge_cpu.vector_ir import PLAIN
 
@@ -91,9 +91,9 @@ def _optimised(module: ir.Module, machine: Any) -> Any:
     return parsed
 
 
-LOOPS: dict[str, Callable[[str], Any]] = {"row": block_dot, "tile": block_tile}
+LOOPS: dict[str, Callable[[str], Any]] = {"row": block_dot, "few": block_dots, "tile": block_tile}
 
 
 def loop_assembly(loop: str, format: str, core: Core) -> str:
-    """loop: "row": weights times one activation row; "tile": unpacked weights times several."""
+    """loop: "row": weights times one activation row; "few": times a few; "tile": unpacked weights times many."""
     return assembly((plain_dots if format in PLAIN else LOOPS[loop])(format), core)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bench.engines.llama import Session
 from bench.table import render
 from rwkv_edge import Model, quantize
-from rwkv_edge.quality import log_softmax
+from rwkv_edge.scoring import log_softmax
 
 
 def ours(path: Path, tokens: list[int], strategy: str) -> NDArray[np.float32]:

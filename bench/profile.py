@@ -9,6 +9,7 @@ import argparse
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from rwkv_edge_cpu.executable import CpuExecutable
 from rwkv_edge_cpu.system import CLOCK_TICKS
 
 from rwkv_edge import Model
+from rwkv_edge.backend import Batch
 from rwkv_edge.plan import Activation, MatMul, Op
 
 
@@ -40,28 +42,48 @@ def label(op: Op, by: str) -> str:
     return f"{kind} {op.kind}" if isinstance(op, Activation) and by == "shape" else kind
 
 
-def measure(model: Model, tokens: NDArray[np.int32], steps: int) -> tuple[NDArray[np.float64], float]:
-    """(times [steps, threads, 2 * ops + 1] in microseconds, median microseconds around the walk).
+@dataclass(slots=True)
+class Times:
+    """Microseconds of the ops, waiting and working by turns. A step is one run or, of a long prompt, several.
 
-    NaN for threads that were left out of a step because the machine was busy.
+    spent: [steps, 2 * ops], means of the threads that took part.  outside: of a step, before and after the walks of worker 0.
+    threads: the mean number that took part; some are left out when the machine is busy.  runs: in a step.
     """
+
+    spent: NDArray[np.float64]
+    outside: float
+    threads: float
+    runs: int
+
+
+def measure(model: Model, tokens: NDArray[np.int32], steps: int) -> Times:
     executable = model._executable
     assert isinstance(executable, CpuExecutable), "bench.profile knows the cpu backend only"
-    times = executable.keep_times()
-    state = model.new_state()
-    kept, outside = [], []
-    for _ in range(steps + 2):
+    times, run = executable.keep_times(), executable.run
+    walks: list[NDArray[np.float64]] = []  # of a step: one for each piece of the prompt
+
+    def noted(batch: Batch) -> NDArray[np.float32]:
         times[:] = 0
-        begin = time.perf_counter()
-        model.forward(tokens, state)
-        wall = 1e6 * (time.perf_counter() - begin)
-        kept.append(np.where(times == 0, np.nan, times * (1e6 / CLOCK_TICKS)))
-        outside.append(wall - (kept[-1][0, -1] - kept[-1][0, 0]))
-    return np.array(kept[2:]), float(np.median(outside[2:]))
+        result = run(batch)
+        walks.append(np.where(times == 0, np.nan, times * (1e6 / CLOCK_TICKS)))
+        return result
+
+    state = model.new_state()
+    spent, outside, threads = [], [], []
+    with mock.patch.object(executable, "run", noted):
+        for _ in range(steps + 2):
+            walks.clear()
+            begin = time.perf_counter()
+            model.forward(tokens, state)
+            wall = 1e6 * (time.perf_counter() - begin)
+            spent.append(sum(np.nanmean(np.diff(walk, axis=1), axis=0) for walk in walks))
+            outside.append(wall - sum(walk[0, -1] - walk[0, 0] for walk in walks))
+            threads.append(np.mean([(~np.isnan(walk[:, 0])).sum() for walk in walks]))
+    return Times(np.array(spent[2:]), float(np.median(outside[2:])), float(np.mean(threads[2:])), len(walks))
 
 
-def lines(ops: tuple[Op, ...], barriers: NDArray[np.int64], times: NDArray[np.float64], by: str) -> dict[str, Line]:
-    spent = np.median(np.nanmean(np.diff(times, axis=2), axis=1), axis=0)
+def lines(ops: tuple[Op, ...], barriers: NDArray[np.int64], times: Times, by: str) -> dict[str, Line]:
+    spent = np.median(times.spent, axis=0)
     table: dict[str, Line] = defaultdict(Line)
     for i, op in enumerate(ops):
         line = table[label(op, by)]
@@ -69,7 +91,7 @@ def lines(ops: tuple[Op, ...], barriers: NDArray[np.int64], times: NDArray[np.fl
         line.waiting += spent[2 * i]
         line.working += spent[2 * i + 1]
         line.barriers += int(barriers[i])
-        line.nbytes += op.weight.nbytes if isinstance(op, MatMul) else 0
+        line.nbytes += times.runs * op.weight.nbytes if isinstance(op, MatMul) else 0
     return table
 
 
@@ -102,12 +124,11 @@ def main() -> None:
         for n, steps in ((1, arguments.steps), (arguments.tokens, 3)):
             if n == 0:
                 continue
-            times, outside = measure(model, np.arange(1, n + 1, dtype=np.int32), steps)
+            times = measure(model, np.arange(1, n + 1, dtype=np.int32), steps)
             program = model._executable._program  # type: ignore[attr-defined]
-            took_part = float((~np.isnan(times[:, :, 0])).sum(axis=1).mean())
             table = lines(program.ops, program.records[:, layout.BARRIER], times, arguments.by)
-            title = "one token" if n == 1 else f"{n} tokens"
-            show(f"{title}, {took_part:.1f} of {times.shape[1]} threads", table, outside, n)
+            title = "one token" if n == 1 else f"{n} tokens" if times.runs == 1 else f"{n} tokens in {times.runs} pieces"
+            show(f"{title}, {times.threads:.1f} threads", table, times.outside, n)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from rwkv_edge.errors import (
     StrategyError,
     TokenizerError,
 )
+from rwkv_edge.generation import BatchStream, TextStream
 from rwkv_edge.model import Model, PromptWarning
 from rwkv_edge.sampling import Sampler, Sampling
 from rwkv_edge.state import State
@@ -23,6 +24,7 @@ from rwkv_edge.state import State
 __version__ = "0.1.0"
 __all__ = [
     "BackendError",
+    "BatchStream",
     "InputError",
     "MissingExtraError",
     "Model",
@@ -35,6 +37,7 @@ __all__ = [
     "State",
     "StateError",
     "StrategyError",
+    "TextStream",
     "TokenizerError",
     "quantize",
 ]

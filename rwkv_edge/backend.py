@@ -57,6 +57,14 @@ class HoldsStates(Protocol):
     def fetch(self, state: NDArray[Any], release: bool = True) -> None: ...
 
 
+@runtime_checkable
+class LimitsRuns(Protocol):
+    """An executable that wants longer prompts in runs of at most so many tokens: it is as fast, and takes less memory."""
+
+    @property
+    def tokens_per_run(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Availability:
     """Whether a backend can work here. reason: one sentence, and the command that would change it, when it cannot.

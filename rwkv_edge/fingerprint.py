@@ -15,7 +15,8 @@ def fingerprint(weights: Weights) -> str:
     Hashed are the weights of the final layer norm and of each layer's first one: every format keeps them as plain
     floats, training changes them, and they are small. They are rounded to bfloat16, in which RWKV models are published:
     the .pth, its GGUF in any quantization and a float32 copy all get the same name. A fine-tune that leaves these norms
-    alone keeps its base model's name; their states have the same layout and may be exchanged.
+    alone keeps its base model's name; their states have the same layout and may be exchanged. A LoRA that was merged while
+    loading is part of the name ("+lora-" and its hash): whoever keeps it in a file of its own tells the two apart.
 
     Raises ModelFileError where the tensors are missing.
     """
@@ -26,4 +27,5 @@ def fingerprint(weights: Weights) -> str:
         if tensor is None or tensor.size != shape.n_embd:
             raise ModelFileError(f"{weights.path}: tensor {name} is missing or is not a vector of {shape.n_embd}")
         digest.update(bf16_bits(tensor.decode(np.float32)).tobytes())
-    return f"rwkv{shape.version}-{shape.n_layer}x{shape.n_embd}-{digest.hexdigest()[:16]}"
+    adapter = f"+lora-{weights.adapter}" if weights.adapter else ""
+    return f"rwkv{shape.version}-{shape.n_layer}x{shape.n_embd}-{digest.hexdigest()[:16]}{adapter}"

@@ -4,7 +4,8 @@ import re
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge.arch import ModelShape, build_plan, read_shape
-from rwkv_edge.backend import Batch, HoldsStates
+from rwkv_edge.asynchronous import pieces_of
+from rwkv_edge.backend import LimitsRuns
+from rwkv_edge.embedding import Pooling, check_pooling, pooled, without_head
 from rwkv_edge.errors import InputError
+from rwkv_edge.feeding import Feeder, Tokens, checked_tokens
 from rwkv_edge.fingerprint import fingerprint
+from rwkv_edge.generation import END_OF_DOCUMENT, BatchStream, Continuation, TextStream, for_each
+from rwkv_edge.ingest import Progress, ingest
+from rwkv_edge.lora import with_lora
 from rwkv_edge.plan import MatMul
 from rwkv_edge.sampling import Sampler, Sampling, uncounted_tokens
+from rwkv_edge.scoring import following, log_probabilities_of
 from rwkv_edge.state import State
+from rwkv_edge.state_tuning import load_state
+from rwkv_edge.stop import Stop, StopFinder, stop_strings, stops_of_each
 from rwkv_edge.strategy import compiled, parse
-from rwkv_edge.tokenizer import StreamDecoder, Tokenizer, tokenizer_for
-from rwkv_edge.weights import Weights, open_weights
+from rwkv_edge.tokenizer import Tokenizer, tokenizer_for
+from rwkv_edge.weights import Hints, Weights, open_weights
 
-Tokens = Sequence[int] | NDArray[np.integer[Any]]
-END_OF_DOCUMENT = 0  # in every RWKV vocabulary: separates documents in training
 TOKENS_PER_RUN = 512  # a longer prompt goes through in pieces, which bounds the activations' memory
 PRODUCTS_PER_RUN = 200e9  # and the time until an interrupt is seen: about half a second on two fast cores
 
@@ -44,6 +52,7 @@ class Model:
     threads: of the CPU backend; None: the fast cores this process may use.
     sparse: of the CPU backend: single tokens skip the weights that meet a zero in the channel-mix, which takes a second copy of
         its value matrices (a quarter to a third of the file) in memory; None: where that fits.
+    lora, lora_alpha, lora_init: a LoRA file that is merged while loading, its alpha, and PiSSA's initial factors (lora.py).
 
     Sequences are independent: each has a `State`, and the model may be shared by threads (their runs take turns). A state
     that is passed in is advanced in place, as in the official package; `State.copy` makes a branch.
@@ -59,25 +68,39 @@ class Model:
         tokenizer: Tokenizer | str | Path | None = None,
         threads: int | None = None,
         sparse: bool | None = None,
+        lora: str | Path | None = None,
+        lora_alpha: float | None = None,
+        lora_init: str | Path | None = None,
     ) -> None:
         if threads is not None and (type(threads) is not int or threads < 1):
             raise InputError(f"threads must be an integer from 1, got {threads!r}")
-        chosen = parse(strategy)
-        self.weights: Weights = open_weights(path)
+        self._strategy, self._threads = parse(strategy), threads
+        self.weights: Weights = with_lora(open_weights(path), lora, lora_alpha, lora_init)
         self.shape: ModelShape = read_shape(self.weights)
-        placed = compiled(build_plan(self.weights), chosen, threads=threads, sparse=sparse)
+        placed = compiled(build_plan(self.weights), self._strategy, threads=threads, sparse=sparse)
         self.backend_name, self.plan, self._executable = placed.name, placed.plan, placed.executable
-        self._holder = self._executable if isinstance(self._executable, HoldsStates) else None
-        self._weights_per_token = sum(op.weight.size for op in self.plan.ops if isinstance(op, MatMul))
+        self._state_dtype = self._executable.state_dtype
+        weights_per_token = sum(op.weight.size for op in self.plan.ops if isinstance(op, MatMul))
+        self._tokens_at_once = min(TOKENS_PER_RUN, max(16, int(PRODUCTS_PER_RUN / weights_per_token)))
+        if isinstance(self._executable, LimitsRuns):
+            self._tokens_at_once = min(self._tokens_at_once, self._executable.tokens_per_run)
+        self._feeder: Feeder | None = Feeder(self._executable, self._tokens_at_once)
+        self._embedder: Feeder | None = None  # of the model without its head, when it is first wanted
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._tokenizer = tokenizer
-        self._finalizer = weakref.finalize(self, self._executable.close)
+        self._finalizers = [weakref.finalize(self, self._executable.close)]
 
     def close(self) -> None:
-        """Give back threads and memory; the model cannot run afterwards."""
+        """Give back threads and memory, the file's mapping included; the model cannot run afterwards."""
         with self._turn():
-            self._finalizer()
+            for finalizer in self._finalizers:
+                finalizer()
+            # Whatever refers to the file's mapping, so that it goes now, even if others still refer to the model.
+            self._feeder = self._embedder = None
+            self.__dict__.pop("_executable", None)
+            self.plan = replace(self.plan, ops=())
+            self.weights = replace(self.weights, tensors={}, hints=Hints(), metadata={})
 
     def _turn(self) -> threading.Lock:
         """Runs take turns. A forked child gets a lock of its own: nobody there would release the parent's."""
@@ -94,6 +117,7 @@ class Model:
     @cached_property
     def fingerprint(self) -> str:
         """Names the model whatever file it came from; a state remembers it."""
+        self._check_open()
         return fingerprint(self.weights)
 
     @cached_property
@@ -101,12 +125,29 @@ class Model:
         """Found on first use, so that a model without a known vocabulary still runs on token ids. Raises TokenizerError."""
         if self._tokenizer is not None and not isinstance(self._tokenizer, str | Path):
             return self._tokenizer
+        self._check_open()
         path = self._tokenizer or self.weights.metadata.get("vocabulary_file")
         return tokenizer_for(self.shape.n_vocab, gguf_tokens=self.weights.hints.vocabulary, path=path)
 
     def new_state(self) -> State:
         """The state of a sequence that has seen nothing."""
-        return State.initial(self.plan.slots, self._executable.state_dtype, self.fingerprint)
+        self._check_open()
+        return State.initial(self.plan.slots, self._state_dtype, self.fingerprint)
+
+    def load_state(self, path: str | Path) -> State:
+        """A state that `State.save` wrote, or a tuned initial state (.pth). Raises StateError: another model's, or no state."""
+        return load_state(path, self.new_state(), self.shape)
+
+    def ingest(
+        self,
+        document: str | Path,
+        target: str | Path | None = None,
+        *,
+        state: State | None = None,
+        progress: Progress | None = None,
+    ) -> State:
+        """The state after the text in a file, of any length; saved as `target`, resumable (see ingest.py)."""
+        return ingest(self, Path(document), None if target is None else Path(target), state, progress)
 
     def forward(
         self, tokens: Tokens, state: State | None = None, full: bool = False
@@ -124,74 +165,98 @@ class Model:
         self, sequences: Sequence[Tokens], states: Sequence[State] | None = None, full: bool = False
     ) -> tuple[list[NDArray[Any]], list[State]]:
         """`forward` for several sequences of any lengths in one go; each needs a state of its own."""
-        checked = [self._check_tokens(tokens) for tokens in sequences]
-        states = [self.new_state() for _ in checked] if states is None else list(states)
-        if len(states) != len(checked):
-            raise InputError(f"{len(checked)} sequences need as many states, got {len(states)}")
+        checked = [checked_tokens(tokens, self.shape.n_vocab) for tokens in sequences]
+        states = self._checked_states(states, len(checked))
+        with self._turn():
+            return self._check_open().run(checked, states, full), states
+
+    def _checked_states(self, states: Sequence[State] | None, count: int) -> list[State]:
+        """Those given, or new ones."""
+        self._check_open()
+        if states is None:
+            return [self.new_state() for _ in range(count)]
+        if len(states) != count:
+            raise InputError(f"{count} sequences need as many states, got {len(states)}")
         for state in states:
             if not isinstance(state, State):
                 raise InputError(f"expected a State, got {type(state).__name__}")
-            state.check_fits(self.plan.slots, self.fingerprint, self._executable.state_dtype)
-        if len(states) > 1 and len({state.array.ctypes.data for state in states}) != len(states):
+            state.check_fits(self.plan.slots, self.fingerprint, self._state_dtype)
+        if count > 1 and len({state.array.ctypes.data for state in states}) != count:
             raise InputError("two sequences share a state; each needs one of its own (State.copy)")
-        with self._turn():
-            if not self._finalizer.alive:
-                raise InputError(f"the model {self.weights.path} is closed")
-            return self._run(checked, states, full), states
+        return list(states)
 
-    def _check_tokens(self, tokens: Tokens) -> NDArray[np.int32]:
-        if isinstance(tokens, str | bytes):
-            raise InputError("expected token ids, got text; model.tokenizer.encode makes ids of it")
-        # Between two steps NumPy is out of the cache and slow: the one token of a step is checked without it.
-        if isinstance(tokens, list) and len(tokens) == 1 and type(tokens[0]) is int and 0 <= tokens[0] < self.shape.n_vocab:
-            return np.array(tokens, np.int32)
-        try:
-            array = np.asarray(tokens)
-        except (ValueError, OverflowError) as error:
-            raise InputError(f"expected one sequence of token ids: {error}") from error
-        if array.ndim != 1:
-            raise InputError(f"expected one sequence of token ids, got {type(tokens).__name__} of {array.ndim} axes")
-        if array.size == 0:
-            raise InputError("no tokens to run: expected a sequence of at least one token id")
-        if array.dtype.kind not in "iu":
-            raise InputError(f"token ids must be integers of at most 64 bits, got {array.dtype}")
-        if array.min() < 0 or array.max() >= self.shape.n_vocab:
-            bad = int(array[(array < 0) | (array >= self.shape.n_vocab)][0])
-            raise InputError(f"token id {bad} is outside the vocabulary, 0 to {self.shape.n_vocab - 1}")
-        return array.astype(np.int32)
+    def _check_open(self) -> Feeder:
+        if self._feeder is None:
+            raise InputError(f"the model {self.weights.path} is closed")
+        return self._feeder
 
-    def _run(self, sequences: list[NDArray[np.int32]], states: list[State], full: bool) -> list[NDArray[Any]]:
-        """Rounds of a limited number of tokens, shared evenly by the sequences that still have some."""
-        limit = min(TOKENS_PER_RUN, max(16, int(PRODUCTS_PER_RUN / self._weights_per_token)))
-        logits: list[list[NDArray[Any]]] = [[] for _ in sequences]
-        at = [0] * len(sequences)
-        while active := [i for i, tokens in enumerate(sequences) if at[i] < len(tokens)]:
-            share = max(1, limit // len(active))
-            pieces = [next_piece(sequences[i][at[i] :], share) for i in active]
-            outputs: list[int] = []
-            ends, end = [], 0
-            for i, piece in zip(active, pieces, strict=True):
-                at[i] += len(piece)
-                begin, end = end, end + len(piece)
-                outputs += range(begin, end) if full else [end - 1] * (at[i] == len(sequences[i]))
-                ends.append(len(outputs))
-            batch = Batch(
-                pieces[0] if len(pieces) == 1 else np.concatenate(pieces),
-                [len(piece) for piece in pieces],
-                [self._array_of(states[i]) for i in active],
-                np.array(outputs, np.int32),
-            )
-            rows = self._executable.run(batch)
-            for i, piece, begin, end in zip(active, pieces, [0, *ends], ends, strict=False):
-                states[i].tokens_seen += len(piece)
-                logits[i].append(rows[begin:end])
-        return [(parts[0] if len(parts) == 1 else np.concatenate(parts)) if full else parts[-1][-1] for parts in logits]
+    def tokenize(self, text: str | bytes) -> list[int]:
+        """The token ids of a text. Raises TokenizerError where the vocabulary does not cover it."""
+        return self.tokenizer.encode(text)
 
-    def _array_of(self, state: State) -> NDArray[Any]:
-        """The array for a run: fetched from wherever else it is held; after the run our executable may hold it."""
-        array = state.array if state.holder is self._holder else state.data
-        state.holder = self._holder
-        return array
+    def detokenize(self, tokens: Tokens) -> str:
+        """The text of tokens; bytes that are not UTF-8 become U+FFFD (`tokenizer.decode_bytes` gives the bytes)."""
+        return self.tokenizer.decode([int(token) for token in tokens])
+
+    def _tokens_of(self, text: str | bytes | Tokens) -> NDArray[np.int32]:
+        return checked_tokens(self.tokenize(text) if isinstance(text, str | bytes) else text, self.shape.n_vocab)
+
+    def score(
+        self, text: str | bytes | Tokens, state: State | None = None, logits: NDArray[Any] | None = None
+    ) -> NDArray[np.float64]:
+        """The log probability (natural) of each token, given those before it: float64 [T]. Their sum is that of the text.
+
+        The first one is given the end of a document, which is fed before it; or what `state` has seen, and then it needs
+        the `logits` that `forward` returned with that state. A state that is passed in has afterwards seen all T tokens.
+        Raises InputError: no tokens, an id out of range, a state that has seen tokens without its logits.
+        """
+        tokens = self._tokens_of(text)
+        (state,) = self._checked_states(None if state is None else [state], 1)
+        if logits is None and state.tokens_seen:
+            raise InputError("a state that has seen tokens needs the logits that came with it, to score the first token")
+
+        def all_logits(piece: NDArray[np.int32]) -> NDArray[Any]:
+            return self.forward(piece, state, full=True)[0]
+
+        if logits is None:
+            return following(np.append(np.int32(END_OF_DOCUMENT), tokens), all_logits)
+        if np.shape(logits) != (self.shape.n_vocab,):
+            raise InputError(f"logits must be those after the last token, [{self.shape.n_vocab}], got {list(np.shape(logits))}")
+        first = log_probabilities_of(tokens[:1].astype(np.int64), np.asarray(logits)[None])
+        return np.append(first, following(tokens, all_logits))
+
+    def embed(
+        self, text: str | bytes | Tokens, state: State | None = None, *, pooling: Pooling = "last", normalize: bool = False
+    ) -> NDArray[np.float32]:
+        """A text as a vector, float32 [n_embd]: the row that the head would turn into logits (behind the final norm).
+
+        pooling: "last", of the last token, which has seen all others; or "mean", over the tokens.
+        normalize: to Euclidean length 1, so that the dot product of two is their cosine similarity.
+        state: what comes before the text; advanced in place.
+        The first call compiles the model once more, without its head; on a GPU that takes a second copy of its matrices.
+        Raises InputError: no tokens, an id out of range, another pooling.
+        """
+        check_pooling(pooling)
+        tokens = self._tokens_of(text)
+        states = self._checked_states(None if state is None else [state], 1)
+
+        def rows() -> Iterator[NDArray[Any]]:
+            for start in range(0, len(tokens), TOKENS_PER_RUN):
+                piece = tokens[start : start + TOKENS_PER_RUN]
+                with self._turn():
+                    (found,) = self._hidden_feeder().run([piece], states, pooling == "mean")
+                yield np.atleast_2d(found)
+
+        return pooled(rows(), pooling, normalize)
+
+    def _hidden_feeder(self) -> Feeder:
+        """Inside a turn: what runs the model up to its head."""
+        self._check_open()
+        if self._embedder is None:
+            _, _, executable = compiled(without_head(self.plan), self._strategy, threads=self._threads, sparse=False)
+            self._finalizers.append(weakref.finalize(self, executable.close))
+            self._embedder = Feeder(executable, self._tokens_at_once)
+        return self._embedder
 
     def encode_prompt(self, prompt: str | bytes) -> list[int]:
         """Token ids of a prompt; warns (PromptWarning) where the model cards say that the answer will suffer."""
@@ -208,17 +273,22 @@ class Model:
     ) -> Iterator[int]:
         """Continue `tokens` (none, for a new state: from the start of a document) until the end of the document or max_tokens.
 
-        A state that was passed in has afterwards seen everything that was yielded.
+        A state that was passed in has afterwards seen everything that was yielded; after `close` of the generator, all but
+        the last token.
         """
+        return self._continue(self._first_tokens(tokens, state, max_tokens), state, max_tokens, sampler or Sampler())
+
+    def _first_tokens(self, tokens: Tokens, state: State | None, max_tokens: int) -> list[int]:
         if type(max_tokens) is not int or max_tokens < 1:
             raise InputError(f"max_tokens must be an integer from 1, got {max_tokens!r}")
         if len(tokens) == 0 and state is not None and state.tokens_seen:
             raise InputError("the prompt is empty; a state that has seen tokens needs at least one more to go on from")
-        return self._continue(tokens, state, max_tokens, sampler or Sampler())
+        first: list[int] = checked_tokens([END_OF_DOCUMENT] if len(tokens) == 0 else tokens, self.shape.n_vocab).tolist()
+        return first
 
-    def _continue(self, tokens: Tokens, state: State | None, max_tokens: int, sampler: Sampler) -> Iterator[int]:
+    def _continue(self, tokens: list[int], state: State | None, max_tokens: int, sampler: Sampler) -> Iterator[int]:
         kept = state is not None
-        logits, state = self.forward([END_OF_DOCUMENT] if len(tokens) == 0 else tokens, state)
+        logits, state = self.forward(tokens, state)
         for n in range(1, max_tokens + 1):
             token = sampler.sample(logits)
             if token == END_OF_DOCUMENT:
@@ -233,17 +303,18 @@ class Model:
         state: State | None = None,
         *,
         max_tokens: int = 256,
-        sampling: Sampling | None = None,
-    ) -> Iterator[str]:
-        """The continuation of `prompt` as pieces of text, one a token ("" while a character is not whole yet)."""
-        return self._pieces(self.encode_prompt(prompt), state, max_tokens, sampling)
+        sampling: Sampling | Sampler | None = None,
+        stop: Stop = (),
+    ) -> TextStream:
+        """The continuation of `prompt` as pieces of text, one a token ("" while a character is not whole yet).
 
-    def _pieces(
-        self, prompt: list[int], state: State | None, max_tokens: int, sampling: Sampling | None
-    ) -> Iterator[str]:
-        sampler = Sampler(sampling, uncounted=uncounted_tokens(self.tokenizer))
-        tokens = self.stream_tokens(prompt, state, max_tokens=max_tokens, sampler=sampler)  # checks its arguments now
-        return decoded(tokens, StreamDecoder(self.tokenizer))
+        It ends with the document, before a stop string, which is not part of it, or after max_tokens tokens.
+        state: what comes before the prompt; `TextStream` says what it has seen afterwards.
+        sampling: how to choose tokens; a `Sampler` goes on from what it has drawn already.
+        stop: a text, or several, that the continuation must not contain; found wherever the borders between tokens fall.
+        Raises InputError: max_tokens, a stop string or an empty prompt that cannot be.
+        """
+        return TextStream(self._together([self._continuation(self.encode_prompt(prompt), state, max_tokens, sampling, stop)]))
 
     def generate(
         self,
@@ -251,21 +322,90 @@ class Model:
         state: State | None = None,
         *,
         max_tokens: int = 256,
-        sampling: Sampling | None = None,
+        sampling: Sampling | Sampler | None = None,
+        stop: Stop = (),
     ) -> str:
-        """The continuation of `prompt` as one text."""
-        return "".join(self._pieces(self.encode_prompt(prompt), state, max_tokens, sampling))
+        """The continuation of `prompt` as one text; see `stream`."""
+        one = self._continuation(self.encode_prompt(prompt), state, max_tokens, sampling, stop)
+        with TextStream(self._together([one])) as stream:
+            return "".join(stream)
 
+    def astream(
+        self,
+        prompt: str | bytes,
+        state: State | None = None,
+        *,
+        max_tokens: int = 256,
+        sampling: Sampling | Sampler | None = None,
+        stop: Stop = (),
+    ) -> AsyncIterator[str]:
+        """`stream` for `async for`: the model runs in a thread, which ends with the iteration.
 
-def next_piece(tokens: NDArray[np.int32], limit: int) -> NDArray[np.int32]:
-    """The first of as few pieces of at most `limit` tokens as there can be, all about equal: a short rest would be slow."""
-    n_pieces = -(-len(tokens) // limit)
-    return tokens[: -(-len(tokens) // n_pieces)]
+        A task that is cancelled waits for the token that is being computed, and no longer.
+        """
+        one = self._continuation(self.encode_prompt(prompt), state, max_tokens, sampling, stop)
+        return pieces_of(TextStream(self._together([one])))
 
+    def stream_batch(
+        self,
+        prompts: Sequence[str | bytes],
+        states: Sequence[State | None] | None = None,
+        *,
+        max_tokens: int | Sequence[int] = 256,
+        sampling: Sampling | Sequence[Sampling | Sampler | None] | None = None,
+        stop: Stop | Sequence[Stop] = (),
+    ) -> BatchStream:
+        """The continuations of several prompts, computed together: (number of the prompt, piece of its text) as they come.
 
-def decoded(tokens: Iterator[int], decoder: StreamDecoder) -> Iterator[str]:
-    """One piece of text a token, and at the end what was left of a broken character."""
-    for token in tokens:
-        yield decoder.push(token)
-    if rest := decoder.finish():
-        yield rest
+        Each goes its own way, as with `stream`, but for rounding; one that ends makes room for the others. With one
+        `Sampling` for all, each prompt has a sampler of its own with that seed. max_tokens, sampling and stop may also be
+        lists with an entry for each prompt (of stop: lists of texts). Raises InputError as `stream`.
+        """
+        if isinstance(prompts, str | bytes):
+            raise InputError("expected several prompts, got one text")
+        encoded = list(map(self.encode_prompt, prompts))
+        n = len(encoded)
+        of_each = zip(
+            encoded,
+            for_each("states", [None] * n if states is None else states, n),
+            for_each("max_tokens", [max_tokens] * n if isinstance(max_tokens, int) else max_tokens, n),
+            for_each("sampling", sampling if isinstance(sampling, Sequence) else [sampling] * n, n),
+            for_each("stop", stops_of_each(stop, n), n),
+            strict=True,
+        )
+        together = [self._continuation(*one) for one in of_each]
+        self._checked_states([one.state for one in together], n)
+        return self._together(together)
+
+    def generate_batch(
+        self,
+        prompts: Sequence[str | bytes],
+        states: Sequence[State | None] | None = None,
+        *,
+        max_tokens: int | Sequence[int] = 256,
+        sampling: Sampling | Sequence[Sampling | Sampler | None] | None = None,
+        stop: Stop | Sequence[Stop] = (),
+    ) -> list[str]:
+        """The continuations of several prompts, computed together, as texts; see `stream_batch`."""
+        with self.stream_batch(prompts, states, max_tokens=max_tokens, sampling=sampling, stop=stop) as stream:
+            texts = [""] * len(prompts)
+            for number, piece in stream:
+                texts[number] += piece
+            return texts
+
+    def _continuation(
+        self, prompt: list[int], state: State | None, max_tokens: int, sampling: Sampling | Sampler | None, stop: Stop
+    ) -> Continuation:
+        first = self._first_tokens(prompt, state, max_tokens)
+        (ours,) = self._checked_states(None if state is None else [state], 1)
+        if not isinstance(sampling, Sampler):
+            sampling = Sampler(sampling, uncounted=self._uncounted)
+        finder = StopFinder(stop_strings(stop))
+        return Continuation(first, ours, sampling, self.tokenizer, max_tokens, finder, keep_state=state is not None)
+
+    @cached_property
+    def _uncounted(self) -> frozenset[int]:
+        return uncounted_tokens(self.tokenizer)
+
+    def _together(self, continuations: Sequence[Continuation]) -> BatchStream:
+        return BatchStream(self.forward_batch, continuations, self._tokens_at_once)

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge.errors import InputError
-from rwkv_edge.model import END_OF_DOCUMENT, Model
+from rwkv_edge.generation import END_OF_DOCUMENT
+from rwkv_edge.model import Model
+from rwkv_edge.scoring import TOKENS_PER_RUN, few_rows, log_softmax
 from rwkv_edge.weights.tensor import Tensor, Weights
 
-TOKENS_PER_RUN = 128  # of the logits of so many tokens, 32 MB with the World vocabulary, a model's memory is bounded
-ROWS_AT_A_TIME = 8  # whose probabilities are computed together, in float64
 WEIGHTS_AT_A_TIME = 1 << 20
 
 Progress = Callable[[int, int], None]  # tokens done, and all of them
@@ -57,13 +57,6 @@ class Comparison:
     top1_agreement: float
 
 
-def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """[T, n_vocab] log probabilities."""
-    shifted: NDArray[np.float64] = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return shifted
-
-
 def perplexity(model: Model, tokens: Sequence[int], progress: Progress | None = None) -> Perplexity:
     """Of `tokens` from the start of a document, each predicted from all before it: the state carries on.
 
@@ -71,7 +64,7 @@ def perplexity(model: Model, tokens: Sequence[int], progress: Progress | None = 
     """
     nats = 0.0
     for targets, (logits,) in _predictions([model], tokens, progress):
-        for rows, wanted in _few(logits, targets):
+        for rows, wanted in few_rows(logits, targets):
             nats -= float(np.take_along_axis(log_softmax(rows), wanted[:, None], axis=1).sum())
     return Perplexity(len(tokens), _byte_count(model, tokens), nats)
 
@@ -82,7 +75,7 @@ def compare(a: Model, b: Model, tokens: Sequence[int], progress: Progress | None
         raise InputError(f"the models have {a.shape.n_vocab} and {b.shape.n_vocab} tokens: they cannot be compared")
     nats, divergences, agreed = np.zeros(2), [np.zeros(0)], 0
     for targets, (ours, theirs) in _predictions([a, b], tokens, progress):
-        for (rows_a, wanted), (rows_b, _) in zip(_few(ours, targets), _few(theirs, targets), strict=True):
+        for (rows_a, wanted), (rows_b, _) in zip(few_rows(ours, targets), few_rows(theirs, targets), strict=True):
             p, q = log_softmax(rows_a), log_softmax(rows_b)
             nats -= [np.take_along_axis(x, wanted[:, None], axis=1).sum() for x in (p, q)]
             divergences.append((np.exp(p) * (p - q)).sum(axis=1))
@@ -130,11 +123,6 @@ def _predictions(
         yield np.asarray(tokens[start : start + TOKENS_PER_RUN], np.int64), logits
         if progress:
             progress(start + len(piece), len(tokens))
-
-
-def _few(logits: NDArray[Any], targets: NDArray[np.int64]) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
-    for start in range(0, len(targets), ROWS_AT_A_TIME):
-        yield logits[start : start + ROWS_AT_A_TIME], targets[start : start + ROWS_AT_A_TIME]
 
 
 def _byte_count(model: Model, tokens: Sequence[int]) -> int:

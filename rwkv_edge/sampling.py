@@ -3,7 +3,21 @@
 The semantics are those of the official package (`rwkv.utils.PIPELINE`, version 0.8, its NumPy branch), which the
 settings published for RWKV models assume. Unlike elsewhere, top_p cuts before temperature, and top_k after top_p.
 
-Where we differ, on purpose:
+The steps in their order, the official ones marked *:
+1. logit_bias is added, banned tokens get -inf (first, as in llama.cpp's chain).
+2. repetition_penalty: the logit of each token that counts (the official package's rule, see `uncounted_tokens`) is divided
+   by it where it is above 0, else multiplied (Keskar et al., CTRL, arXiv:1909.05858, in the form of transformers'
+   RepetitionPenaltyLogitsProcessor). Only what was drawn counts, here and in step 3, not the prompt.
+3. * presence_penalty and frequency_penalty are subtracted (after repetition_penalty, as in llama.cpp).
+4. * top_p, of the probabilities that these logits give.
+5. * top_k.
+6. min_p: tokens below min_p times the largest probability go (Nguyen et al., arXiv:2407.01082).
+7. typical_p: of what is left, as probabilities that sum to 1, the tokens whose surprise, -log p, is nearest to the expected
+   one, the entropy: the fewest that reach typical_p together, and all as near as the last of them (Meister et al.,
+   arXiv:2202.00666). min_p before typical_p is transformers' order.
+8. * temperature, and one draw.
+
+Where we differ from the official package, on purpose:
 - top_p = 1 keeps every token. There the official running sum, in float32, may end a little below 1, and then only the
   most likely token is left; or it reaches 1 early, and then the tail is lost.
 - Greedy choices (temperature 0, top_p 0, top_k 1) take the lowest id among equal logits, and of tokens that tie for the
@@ -12,7 +26,8 @@ Where we differ, on purpose:
 - Sums are float64, and temperature is applied to logits, not to rounded probabilities, so that none above 0 underflows
   (the official package divides 0 by 0 when it is low enough).
 """
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from numbers import Integral, Real
@@ -33,8 +48,13 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "presence_penalty": (-100, 100),
     "frequency_penalty": (-100, 100),
     "penalty_decay": (0, 1),
+    "min_p": (0, 1),
+    "typical_p": (0, 1),
+    "repetition_penalty": (0.01, 100),
 }
 INTEGERS: dict[str, tuple[int, int]] = {"top_k": (0, 2**31 - 1), "seed": (0, 2**64 - 1)}
+MOST_TOKENS = 2**31 - 1
+MOST_BIAS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +68,13 @@ class Sampling:
     frequency_penalty: subtracted once for each time it was drawn before, the older the less; -100 to 100.
     penalty_decay: a draw counts penalty_decay ** (draws since); 0 to 1. 0.996 halves a count in 173 tokens.
     seed: 0 to 2**64 - 1; None: different every time.
+    min_p: 0 to 1; tokens with less than min_p times the largest probability go; 0: none.
+    typical_p: 0 to 1; the tokens of the most expected surprise that reach this probability stay; 1: all.
+    repetition_penalty: 0.01 to 100; divides the logit (a negative one: multiplies it) of what was drawn before; 1: off.
+    logit_bias: token id -> number added to its logit, -100 to 100.
+    banned_tokens: ids that are never drawn. 0 among them: the text does not end by itself.
 
-    Raises InputError naming the field.
+    The module's docstring gives the order of the steps and their sources. Raises InputError naming the field.
     """
 
     temperature: float = 1.0
@@ -59,6 +84,11 @@ class Sampling:
     frequency_penalty: float = 0.5
     penalty_decay: float = 0.996
     seed: int | None = None
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    banned_tokens: Iterable[int] = frozenset()
 
     def __post_init__(self) -> None:
         for name, (low, high) in NUMBERS.items():
@@ -66,6 +96,22 @@ class Sampling:
         for name, (low, high) in INTEGERS.items():
             if name != "seed" or self.seed is not None:
                 object.__setattr__(self, name, int(_in_range(name, getattr(self, name), Integral, low, high)))
+        object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
+        object.__setattr__(self, "banned_tokens", _checked_tokens("banned_tokens", self.banned_tokens))
+
+
+def _checked_bias(bias: Any) -> dict[int, float]:
+    if not isinstance(bias, Mapping):
+        raise InputError(f"logit_bias must map token ids to numbers, got {bias!r:.40}")
+    ids = [int(_in_range("logit_bias's token", token, Integral, 0, MOST_TOKENS)) for token in bias]
+    values = [float(_in_range("logit_bias", value, Real, -MOST_BIAS, MOST_BIAS)) for value in bias.values()]
+    return dict(zip(ids, values, strict=True))
+
+
+def _checked_tokens(name: str, tokens: Any) -> frozenset[int]:
+    if isinstance(tokens, str | bytes) or not isinstance(tokens, Iterable):
+        raise InputError(f"{name} must be token ids, got {tokens!r:.40}")
+    return frozenset(int(_in_range(name, token, Integral, 0, MOST_TOKENS)) for token in tokens)
 
 
 def _in_range(name: str, value: Any, kind: type, low: float, high: float) -> Any:
@@ -76,12 +122,14 @@ def _in_range(name: str, value: Any, kind: type, low: float, high: float) -> Any
     return value
 
 
-def probabilities(logits: Logits, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> NDArray[np.float64]:
+def probabilities(
+    logits: Logits, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0, typical_p: float = 1.0
+) -> NDArray[np.float64]:
     """The distribution that tokens are drawn from: float64 [n_vocab], summing to 1, 0 for the tokens that were cut.
 
     Raises InputError for logits that are not one row of numbers or hold NaN, and for settings that `Sampling` refuses.
     """
-    settings = Sampling(temperature, top_p, top_k)
+    settings = Sampling(temperature, top_p, top_k, min_p=min_p, typical_p=typical_p)
     row = _one_row(logits)
     ids, weights = _candidates(row, settings)
     out = np.zeros(row.size)
@@ -98,7 +146,7 @@ def _one_row(logits: Any) -> Logits:
 
 
 def _candidates(logits: Logits, settings: Sampling) -> tuple[TokenIds, NDArray[np.float64]]:
-    """The tokens that top_p and top_k leave, and their weights: their probabilities, divided by the largest."""
+    """The tokens that the cuts leave, and their weights: exp((logit - the largest) / temperature)."""
     top = float(logits.max())
     if top == -np.inf:
         raise InputError("all logits are -inf: no token is left to choose from")
@@ -110,6 +158,12 @@ def _candidates(logits: Logits, settings: Sampling) -> tuple[TokenIds, NDArray[n
         ids = _kept(logits, top, settings.top_p, settings.top_k)
         weights = (logits if ids.size == logits.size else logits[ids]).astype(np.float64)
         weights -= top  # in place: for a whole vocabulary, touching fresh memory takes longer than the arithmetic
+        if settings.min_p > 0:
+            likely = weights >= math.log(settings.min_p)
+            ids, weights = ids[likely], weights[likely]
+        if settings.typical_p < 1:
+            typical = _typical(weights, settings.typical_p)
+            ids, weights = ids[typical], weights[typical]
         weights /= settings.temperature
         return ids, np.exp(weights, out=weights)
 
@@ -136,6 +190,21 @@ def _nucleus(weights: NDArray[np.float32], enough: float) -> NDArray[np.bool_]:
     reached = int(np.searchsorted(np.cumsum(heaviest, dtype=np.float64), enough))
     lightest = float(heaviest[min(reached, weights.size - 1)])
     return weights >= lightest
+
+
+def _typical(log_weights: NDArray[np.float64], enough: float) -> NDArray[np.bool_]:
+    """Which have a surprise among the nearest to the entropy that sum to `enough`, or as near as the last of those."""
+    weights = np.exp(log_weights)
+    total = float(weights.sum())
+    surprise = np.log(total) - log_weights
+    possible = weights > 0
+    entropy = float(weights[possible] @ surprise[possible]) / total
+    distance = np.abs(surprise - entropy)  # infinite where a token is impossible
+    nearest = np.argsort(distance, kind="stable")
+    reached = int(np.searchsorted(np.cumsum(weights[nearest]), enough * total))
+    farthest = float(distance[nearest[min(reached, nearest.size - 1)]])
+    typical: NDArray[np.bool_] = possible & (distance <= farthest)
+    return typical
 
 
 def _largest(values: NDArray[np.float32], k: int) -> TokenIds:
@@ -169,19 +238,49 @@ class Occurrences:
         return Occurrences(np.append(self.ids, token), np.append(counts, weight))
 
 
-def penalized(logits: Logits, drawn: Occurrences, presence: float, frequency: float) -> Logits:
+def penalized(logits: Logits, drawn: Occurrences, presence: float, frequency: float, repetition: float = 1.0) -> Logits:
     """logits[n] - (presence + count[n] * frequency) for each token n drawn before; the caller's array stays as it is.
 
+    Before that, a logit whose count is above 0 is divided by `repetition`, or multiplied where it is negative.
     Raises InputError where a drawn token is outside of these logits' vocabulary.
     """
-    if drawn.ids.size == 0 or (presence == 0 and frequency == 0):
+    if drawn.ids.size == 0 or (presence == 0 and frequency == 0 and repetition == 1):
         return logits
     if drawn.ids.max() >= logits.size:
         drew, n_vocab = int(drawn.ids.max()), logits.size
         raise InputError(f"this sampler has drawn token {drew} before, but these logits are for {n_vocab} tokens")
     out = logits.copy()
+    if repetition != 1:
+        counted = drawn.ids[drawn.counts > 0]
+        before, factor = out[counted], np.float32(repetition)
+        with np.errstate(over="ignore"):
+            out[counted] = np.where(before > 0, before / factor, before * factor)
     out[drawn.ids] -= (presence + drawn.counts * frequency).astype(np.float32)
     return out
+
+
+@dataclass(frozen=True, slots=True)
+class Biases:
+    """What is added to some logits. ids: int64 [m]; values: float32 [m], -inf for banned tokens."""
+
+    ids: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, sampling: Sampling) -> "Biases":
+        wanted = {**sampling.logit_bias, **dict.fromkeys(sampling.banned_tokens, -math.inf)}
+        return cls(np.array(list(wanted), np.int64), np.array(list(wanted.values()), np.float32))
+
+    def added_to(self, logits: Logits) -> Logits:
+        """A copy, unless nothing is added. Raises InputError where a token is outside of these logits' vocabulary."""
+        if self.ids.size == 0:
+            return logits
+        if self.ids.max() >= logits.size:
+            wrong, n_vocab = int(self.ids.max()), logits.size
+            raise InputError(f"logit_bias or banned_tokens names token {wrong}, but these logits are for {n_vocab} tokens")
+        out = logits.copy()
+        out[self.ids] += self.values
+        return out
 
 
 class Sampler:
@@ -205,6 +304,7 @@ class Sampler:
         self.sampling = sampling or Sampling()
         self.uncounted = uncounted
         self.occurrences = Occurrences()
+        self._biases = Biases.of(self.sampling)
         self._random = random
         self._bits = np.random.PCG64(self.sampling.seed)
 
@@ -214,7 +314,8 @@ class Sampler:
         Raises InputError for logits that are not one row of numbers, hold NaN, or leave no token to choose.
         """
         s = self.sampling
-        row = penalized(_one_row(logits), self.occurrences, s.presence_penalty, s.frequency_penalty)
+        row = self._biases.added_to(_one_row(logits))
+        row = penalized(row, self.occurrences, s.presence_penalty, s.frequency_penalty, s.repetition_penalty)
         ids, weights = _candidates(row, s)
         cumulative = np.cumsum(weights, out=weights)
         # Never past the end: even the largest double below 1, times the sum, rounds to less than the sum.

@@ -1,7 +1,4 @@
 """A sequence's memory: what a model keeps of everything it has read, in one flat array of fixed size."""
-import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from rwkv_edge.errors import ModelFileError, StateError
+from rwkv_edge import state_file
+from rwkv_edge.blending import blended
+from rwkv_edge.errors import InputError, StateError
 from rwkv_edge.plan import Slot
-from rwkv_edge.weights import safetensors
 from rwkv_edge.weights.raw import quoted
-from rwkv_edge.weights.tensor import Tensor
-
-FILE_FORMAT = "rwkv_edge.state 1"
-MAX_FILE_BYTES = 1 << 30  # the largest RWKV's state has 66 MB
-MAX_TOKENS_SEEN = 1 << 62
 
 
 class Holder(Protocol):
@@ -29,7 +22,7 @@ class Holder(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class State:
     """What one sequence left in the model. Running the model changes it in place; `copy` makes a branch.
 
@@ -43,6 +36,9 @@ class State:
     fingerprint: str
     tokens_seen: int = 0
     holder: Holder | None = None
+
+    def __repr__(self) -> str:
+        return f"<State of {self.fingerprint}: {self.tokens_seen} tokens seen, {self.nbytes / 1e6:.1f} MB>"
 
     @property
     def data(self) -> NDArray[Any]:
@@ -107,30 +103,40 @@ class State:
             raise StateError(f"the state does not fit this model: {problem}")
         self.slots = slots  # the next check, one token later, is by identity
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file: a tensor a slot, and the rest of this class as metadata.
+    def blend(self, other: "State", weight: float) -> "State":
+        """A new state between this one (weight 0) and `other` (weight 1), both left as they are; see blending.py for the maths.
+
+        tokens_seen is the larger of both. Raises StateError: a state of another model; InputError: a weight outside 0 to 1.
+        """
+        if not isinstance(weight, int | float | np.floating) or not 0 <= weight <= 1:
+            raise InputError(f"the weight of a blend must be a number from 0 to 1, got {weight!r}")
+        if self.fingerprint != other.fingerprint:
+            ours, theirs = quoted(self.fingerprint), quoted(other.fingerprint)
+            raise StateError(f"states of two models cannot be blended: one belongs to {ours}, the other to {theirs}")
+        other.check_fits(self.slots, self.fingerprint, self.array.dtype)
+        a, b = self._numbers(), other._numbers()
+        data = blended(a, b, weight, self.slots) if 0 < weight < 1 else (b if weight else a).copy()
+        return State(data, self.slots, self.fingerprint, max(self.tokens_seen, other.tokens_seen))
+
+    def save(self, path: str | Path, extra: Mapping[str, str] | None = None) -> None:
+        """Write a safetensors file: a tensor a slot, and the rest of this class as metadata, with what is in `extra`.
 
         Numbers are stored as float32, whatever the backend's precision, so that any other can load them. The file
         appears whole or not at all: it is first written beside its place. Raises StateError where it cannot be written.
         """
-        path = Path(path)
-        metadata = {"format": FILE_FORMAT, "fingerprint": self.fingerprint, "tokens_seen": str(self.tokens_seen)}
+        metadata = {"fingerprint": self.fingerprint, "tokens_seen": str(self.tokens_seen), **(extra or {})}
         with np.errstate(over="ignore"):
             data = np.ascontiguousarray(self._numbers(), "<f4")
-        _write_whole(path, _header(self.slots, metadata), data)
+        state_file.write(Path(path), self.slots, data, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "State":
-        """Read a file that `save` wrote. Raises StateError for anything else; the numbers themselves may be any."""
-        path = Path(path)
-        try:
-            file = safetensors.read(path)
-        except ModelFileError as error:
-            raise StateError(f"no saved state: {error}") from error
-        fingerprint, tokens_seen = _read_metadata(path, file.metadata)
-        slots = _read_slots(path, file.tensors)
-        data = np.concatenate([tensor.data.reshape(-1) for tensor in file.tensors.values()])
-        return cls(data.astype(np.float32, copy=False), slots, fingerprint, tokens_seen)
+        """Read a file that `save` wrote. Raises StateError for anything else; the numbers themselves may be any.
+
+        `Model.load_state` also reads state-tuned files, and refuses the states of other models.
+        """
+        file = state_file.read(Path(path))
+        return cls(file.data, file.slots, file.fingerprint, file.tokens_seen)
 
 
 def _view(data: NDArray[Any], slot: Slot) -> NDArray[Any]:
@@ -146,66 +152,3 @@ def _difference(ours: tuple[Slot, ...], wanted: tuple[Slot, ...]) -> str | None:
             has, expected = f"{list(slot.shape)} at {slot.offset}", f"{list(other.shape)} at {other.offset}"
             return f"its slot {slot.name} is {has}, expected {expected}"
     return None if len(ours) == len(wanted) else f"it has {len(ours)} slots, expected {len(wanted)}"
-
-
-def _header(slots: tuple[Slot, ...], metadata: dict[str, str]) -> bytes:
-    """Everything that comes before the numbers in the file, filled up so that these are aligned."""
-    entries: dict[str, Any] = {"__metadata__": metadata}
-    for slot in slots:
-        offsets = [4 * slot.offset, 4 * (slot.offset + slot.size)]
-        entries[slot.name] = {"dtype": "F32", "shape": list(slot.shape), "data_offsets": offsets}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _write_whole(path: Path, header: bytes, data: NDArray[Any]) -> None:
-    """Both under a passing name in the same directory, onto the disk, then renamed: no crash leaves half a file."""
-    passing = path.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        try:
-            with open(passing, "xb") as file:
-                file.write(header)
-                file.write(data.data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(passing, path)
-        except BaseException:
-            passing.unlink(missing_ok=True)
-            raise
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        reason = str(getattr(error, "strerror", None) or error).lower()
-        raise StateError(f"{path}: the state cannot be saved: {reason}") from error
-
-
-def _read_metadata(path: Path, metadata: Mapping[str, Any]) -> tuple[str, int]:
-    """Fingerprint and tokens_seen."""
-    found = metadata.get("format")
-    if found != FILE_FORMAT:
-        what = "no format" if found is None else f"format {quoted(found)}"
-        raise StateError(f"{path}: no saved state: its metadata names {what}, expected {FILE_FORMAT!r}")
-    fingerprint, count = metadata.get("fingerprint"), metadata.get("tokens_seen")
-    if not isinstance(fingerprint, str):
-        raise StateError(f"{path}: its metadata has no fingerprint")
-    # The length comes first: Python refuses to read numbers of thousands of digits.
-    if not isinstance(count, str) or not (count.isascii() and count.isdecimal() and len(count) < 20):
-        raise StateError(f"{path}: its tokens_seen is {quoted(count)}, expected a number")
-    if int(count) > MAX_TOKENS_SEEN:
-        raise StateError(f"{path}: its tokens_seen is {count}, expected at most {MAX_TOKENS_SEEN}")
-    return fingerprint, int(count)
-
-
-def _read_slots(path: Path, tensors: Mapping[str, Tensor]) -> tuple[Slot, ...]:
-    """The file's tensors as slots, in the order of its header."""
-    slots: list[Slot] = []
-    offset = 0
-    for name, tensor in tensors.items():
-        if tensor.format != "f32":
-            raise StateError(f"{path}: slot {quoted(name)} is {tensor.format.upper()}, expected F32")
-        slots.append(Slot(name, tensor.shape, offset))
-        offset += tensor.size
-    if not slots:
-        raise StateError(f"{path}: the state is empty")
-    if 4 * offset > MAX_FILE_BYTES:
-        raise StateError(f"{path}: the state has {4 * offset} bytes, expected at most {MAX_FILE_BYTES}")
-    return tuple(slots)

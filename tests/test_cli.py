@@ -43,6 +43,19 @@ def test_a_prompt_is_read_from_a_pipe(byte_model_path: str) -> None:
     assert done.stdout.startswith("grüße\n".encode())
 
 
+def test_run_stops_at_a_stop_string_and_takes_every_sampling_option(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["run", str(MODEL_PATH), "-p", "import os", "-n", "80", "--seed", "7", "--top-p", "0.9"]
+    assert main(command) == 0
+    whole = capsys.readouterr().out
+    assert main([*command, "--stop", "\n", "--stop", "no such text"]) == 0
+    stopped = capsys.readouterr().out
+    assert stopped == whole[: whole.index("\n")] + "\n" != whole
+    bans = ["--ban-token", "10", "--ban-token", str(ord("e"))]
+    others = "--min-p 0.01 --typical-p 0.9 --repetition-penalty 1.1 --logit-bias 97=2.5 --temperature 2"
+    assert main([*command, *bans, *others.split()]) == 0
+    assert not set(capsys.readouterr().out.removeprefix("import os").strip()) & set("e\n")
+
+
 @pytest.mark.parametrize("version", ["4", "5.2", "7"])
 def test_info_shows_version_shape_and_formats(
     version: str, tiny_pth: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
@@ -81,9 +94,21 @@ def test_demo_continues_its_prompt_like_python(capsys: pytest.CaptureFixture[str
         (["run", "/no/such/model.pth", "-p", "x"], "/no/such/model.pth"),
         (["run", "MODEL", "-p", "x", "--strategy", "abacus"], "no device 'abacus'"),
         (["run", "MODEL", "-p", "x", "--temperature", "-1"], "temperature"),
+        (["run", "MODEL", "-p", "x", "--min-p", "2"], "min_p"),
+        (["run", "MODEL", "-p", "x", "--logit-bias", "3=1000"], "logit_bias"),
+        (["run", "MODEL", "-p", "x", "--ban-token", "-1"], "banned_tokens"),
+        (["run", "MODEL", "-p", "x", "--ban-token", "256"], "256"),
+        (["run", "MODEL", "-p", "x", "--stop", ""], "stop"),
         (["run", "MODEL", "-p", "x", "--tokenizer", "/no/such/vocab.txt"], "/no/such/vocab.txt"),
         (["run", "MODEL", "-p", "x", "-n", "0"], "max_tokens"),
         (["run", "MODEL", "-p", "x", "--threads", "0"], "threads"),
+        (["run", "MODEL", "-p", "x", "--state", "/no/such.state"], "/no/such.state: there is no such file"),
+        (["run", "MODEL", "-p", "x", "--state", "MODEL"], "is a model, not a saved state"),
+        (["run", "MODEL", "-p", "x", "--lora", "/no/such.pth", "--lora-alpha", "8"], "/no/such.pth"),
+        (["run", "MODEL", "-p", "x", "--lora", "MODEL", "--lora-alpha", "8"], "is a model, expected a LoRA file"),
+        (["run", "MODEL", "-p", "x", "--lora-alpha", "8"], "lora_alpha"),
+        (["ingest", "MODEL", "/no/such.txt", "-o", "/no/such.state"], "/no/such.txt: cannot be read"),
+        (["ingest", "MODEL", "MODEL", "-o", "/no/such.state"], "cannot be saved"),
         (["info", "/no/such/model.gguf"], "/no/such/model.gguf"),
         (["info", "/no/such\nmodel\x1b[1m"], r"/no/such\nmodel\x1b[1m"),
         (["info", ""], "empty"),
@@ -116,9 +141,10 @@ def test_a_full_disk_is_one_sentence(byte_model_path: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_unknown_options_are_usage_errors() -> None:
+@pytest.mark.parametrize("arguments", [["run"], ["run", "MODEL", "--logit-bias", "a=b"], ["run", "MODEL", "--abacus"]])
+def test_unknown_options_are_usage_errors(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["run"])
+        main(arguments)
     assert caught.value.code == 2
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rwkv_edge_numpy.executable import NumpyExecutable
 
 from rwkv_edge import InputError, Model, ModelFileError, PromptWarning, Sampler, Sampling, State, StateError
-from rwkv_edge.backend import HoldsStates
+from rwkv_edge.backend import Batch, HoldsStates
 from tests.checkpoints.tiny import Checkpoint, tiny
 
 TinyPth = Callable[[str], Path]
@@ -40,6 +41,20 @@ def test_a_copied_state_is_a_branch_of_its_own(byte_model: Model) -> None:
     byte_model.forward([99, 98, 97], byte_model.new_state())
     logits, _ = byte_model.forward([40, 41], branch)
     assert np.array_equal(logits, expected)
+
+
+def test_an_executable_may_ask_for_short_runs(pth_of: Callable[[Checkpoint], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    run = NumpyExecutable.run
+
+    def noted(self: NumpyExecutable, batch: Batch) -> Any:
+        lengths.append(len(batch.tokens))
+        return run(self, batch)
+
+    monkeypatch.setattr(NumpyExecutable, "run", noted)
+    monkeypatch.setattr(NumpyExecutable, "tokens_per_run", 5, raising=False)
+    Model(pth_of(tiny("7")), "numpy").forward(list(range(1, 13)))
+    assert lengths == [4, 4, 4]
 
 
 def test_no_tokens_is_an_error(byte_model: Model) -> None:

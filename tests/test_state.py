@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rwkv_edge.errors import ModelFileError, StateError
+from rwkv_edge.errors import InputError, ModelFileError, StateError
 from rwkv_edge.fingerprint import fingerprint
 from rwkv_edge.plan import PlanBuilder, Slot
 from rwkv_edge.state import State
@@ -91,6 +91,66 @@ def same(a: State, b: State) -> bool:
         and a.data.tobytes() == b.data.tobytes()
         and (a.fingerprint, a.tokens_seen) == (b.fingerprint, b.tokens_seen)
     )
+
+
+def test_a_states_repr_is_short_and_names_its_model() -> None:
+    assert repr(used_state()) == f"<State of {MODEL}: 42 tokens seen, 0.0 MB>"
+
+
+def test_a_blend_is_the_weighted_mean_of_shifts_and_matrices() -> None:
+    slots = (Slot("blocks.0.att.shift", (4,), 0), Slot("blocks.0.att.wkv", (2, 2, 2), 4))
+    rng = np.random.default_rng(1)
+    a, b = (State(rng.standard_normal(12).astype(np.float32), slots, MODEL, n) for n in (3, 8))
+    before = a.data.copy(), b.data.copy()
+    blend = a.blend(b, 0.25)
+    assert np.allclose(blend.data, 0.75 * a.data + 0.25 * b.data, atol=1e-6)
+    assert blend.data.dtype == np.float32
+    assert blend.tokens_seen == 8
+    assert np.array_equal(a.data, before[0])
+    assert np.array_equal(b.data, before[1])
+    assert np.array_equal(a.blend(b, 0).data, a.data)
+    assert np.array_equal(a.blend(b, 1).data, b.data)
+
+
+def test_version_4s_averages_are_blended_as_what_they_stand_for() -> None:
+    a, b = used_state(), used_state()
+    wkv = "blocks.0.att.wkv"
+    a[wkv][...] = [[2, 1, 0], [1, 3, 0], [4, -90, -1e30]]  # the last channel has seen nothing
+    b[wkv][...] = [[5, 1, 7], [2, 1, 3], [1, 90, 0.5]]
+    blend = a.blend(b, 0.3)[wkv].astype(np.float64)
+    (na, da, pa), (nb, db, pb) = a[wkv].astype(np.float64), b[wkv].astype(np.float64)
+    for channel in (0, 2):
+        scale = np.exp(blend[2, channel])
+        wanted = [0.7 * np.exp(pa) * x + 0.3 * np.exp(pb) * y for x, y in ((na, nb), (da, db))]
+        assert np.allclose(blend[:2, channel] * scale, [wanted[0][channel], wanted[1][channel]], rtol=1e-6)
+    assert np.allclose(blend[:2, 1], [0.3, 0.3])  # e^180 times the evidence: the other side counts nothing
+    assert np.array_equal(blend[2], np.float32([4, 90, 0.5]))
+    assert np.isfinite(blend).all()
+    twin = a.blend(a, 0.6)
+    assert np.allclose(twin.data, a.data, rtol=1e-6)
+
+
+def test_states_of_two_models_cannot_be_blended() -> None:
+    other = used_state()
+    other.fingerprint = "rwkv7-9x9-0"
+    with pytest.raises(StateError, match=f"one belongs to '{MODEL}', the other to 'rwkv7-9x9-0'"):
+        used_state().blend(other, 0.5)
+    with pytest.raises(StateError, match="astype"):
+        used_state().blend(used_state(np.float64), 0.5)
+    for weight in (-0.1, 1.1, float("nan"), "1"):
+        with pytest.raises(InputError, match="from 0 to 1"):
+            used_state().blend(used_state(), weight)  # type: ignore[arg-type]
+
+
+def test_what_is_taken_for_a_saved_state_is_named(tmp_path: Path) -> None:
+    write_pth(tmp_path / "model.pth", tiny("7"))
+    with pytest.raises(StateError, match=r"model\.pth: is a model, not a saved state"):
+        State.load(tmp_path / "model.pth")
+    write_pth(tmp_path / "tuned.pth", {"blocks.0.att.time_state": np.zeros((4, 16, 16), np.float32)})
+    with pytest.raises(StateError, match=r"tuned\.pth: holds a tuned initial state.*Model\.load_state"):
+        State.load(tmp_path / "tuned.pth")
+    with pytest.raises(StateError, match=r"missing\.state: there is no such file"):
+        State.load(tmp_path / "missing.state")
 
 
 def test_a_file_gives_the_same_state_back(tmp_path: Path) -> None:
@@ -240,7 +300,7 @@ def test_files_that_are_no_states_are_refused_in_one_sentence(tmp_path: Path) ->
 
 def test_a_file_larger_than_any_state_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used_state().save(tmp_path / "a.state")
-    monkeypatch.setattr("rwkv_edge.state.MAX_FILE_BYTES", 119)
+    monkeypatch.setattr("rwkv_edge.state_file.MAX_FILE_BYTES", 119)
     with pytest.raises(StateError, match="has 120 bytes, expected at most 119"):
         State.load(tmp_path / "a.state")
 

@@ -7,6 +7,7 @@ RUN = 32  # weights; activations have one scale per run
 PIECE = 16  # weights: four lanes of four products
 # Where the parts of an activation row as bytes begin, in eighths of n bytes; see quantized_ir.py.
 SCALES, STARTS, SUMS, ORIGINS, PAIRS, PIECES, END = 8, 9, 17, 19, 21, 25, 33
+PANEL_SCALES, PANEL_SUMS, PANEL_ORIGINS, PANEL_END = 8, 9, 11, 13  # the same of a panel
 
 
 @dataclass(frozen=True, slots=True)

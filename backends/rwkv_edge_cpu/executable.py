@@ -79,6 +79,7 @@ class CpuExecutable:
     """
 
     state_dtype = np.dtype(np.float32)
+    tokens_per_run = 128  # activations of more only take memory: 512 at once are not faster
 
     def __init__(
         self, plan: p.Plan, threads: int, sparse: bool | None = None, beside: "CpuExecutable | None" = None

@@ -75,9 +75,9 @@ def walk(records, n_records, frame, control, scratch, worker, workers, arrived, 
                 end = units
             if begin < end:
                 call_kernel(r[KERNEL], record, frame, scratch, begin, end)
-        elif workers == 1:
-            if units > 0:
-                call_kernel(r[KERNEL], record, frame, scratch, 0, units)
+        elif workers == 1:  # the same pieces: where one ends may decide in which order numbers are summed
+            for begin in range(0, units, grain):
+                call_kernel(r[KERNEL], record, frame, scratch, begin, min(begin + grain, units))
         else:
             share_pieces(control + 8 * (COUNTERS + i), 8 * n_records, record, frame, scratch, worker, workers)
     if workers > 1:

@@ -64,5 +64,8 @@ TILE_STRIDE = TILE_WIDTH + 16  # floats; not a power of two, so that the rows do
 BYTE_TILE_ROWS = 32  # of blocks: at most
 PIECE = 256  # weights of each that are unpacked before they are sorted into a tile; a multiple of every block size
 PIECE_BYTES = PIECE + 2 * PIECE // 4 + 64  # with scales and offsets; not a power of two
-BYTE_TILE_FLOATS = BYTE_TILE_ROWS * ((TILE_WIDTH * 6 + PIECE_BYTES * 4) // 16 + 12)  # codes, scales, offsets; pieces; sums
+PANELS = 32  # rows of x as bytes: so many or more lie in panels, see quantized_ir.py
+TILE_TOKENS = 512  # rows of x that meet an unpacked tile: at most
+# Codes, scales, offsets; pieces; sums, with room for a tile of tokens of which most are not there.
+BYTE_TILE_FLOATS = BYTE_TILE_ROWS * ((TILE_WIDTH * 6 + PIECE_BYTES * 4) // 16 + TILE_TOKENS + 8)
 SCRATCH_FLOATS = max(PLAIN_TILE_ROWS * TILE_STRIDE + 64, BYTE_TILE_FLOATS)

@@ -6,7 +6,7 @@ One function per format, made when it is first used from the templates here: the
 from functools import cache
 
 from rwkv_edge_cpu import isa
-from rwkv_edge_cpu.codes import RUN
+from rwkv_edge_cpu.codes import ORIGINS, PANEL_END, PANEL_ORIGINS, PANEL_SCALES, PANEL_SUMS, RUN, SCALES, SUMS
 from rwkv_edge_cpu.intrinsics import floats, int64s
 from rwkv_edge_cpu.jit import REDUCTION, Kernel, decoder, inlined, kernel, specialized
 from rwkv_edge_cpu.layout import (
@@ -14,10 +14,12 @@ from rwkv_edge_cpu.layout import (
     N_FIELDS,
     N_IN,
     OUT,
+    PANELS,
     PIECE,
     PIECE_BYTES,
     ROWS,
     STRIDE_OUT,
+    TILE_TOKENS,
     TILE_WIDTH,
     WEIGHT,
     WIDTH,
@@ -25,12 +27,14 @@ from rwkv_edge_cpu.layout import (
     ZERO,
     A,
 )
-from rwkv_edge_cpu.quantized_ir import BLOCKS, block_decode, quantize_run
+from rwkv_edge_cpu.quantized_ir import BLOCKS, block_decode, quantize_panel_run, quantize_run
 from rwkv_edge_cpu.row_ir import TOKENS, block_dot, block_dots, dots_rows
 from rwkv_edge_cpu.tile_ir import block_tile, block_unpack, prefetch_bytes, tile_shape, transpose, transpose_codes
 
+PANEL_RUNS = TILE_WIDTH // RUN
+
 BLOCK_SIZE = BLOCK_BYTES = GROUP_SIZE = HAS_OFFSETS = DOT_ROWS = LEAST = MOST = 0  # templates' globals, see `jit.specialized`
-decode_blocks = dot_row = dots = unpack_row = unpack_tile = multiply_tile = lambda *_: None
+decode_blocks = dot_row = dots = unpack_row = unpack_tile = multiply_tile = multiply = lambda *_: None
 
 
 @kernel()
@@ -38,9 +42,22 @@ def quantize(record, frame, scratch, begin, end):
     """OUT: activation rows as bytes, see quantized_ir. A: x. Units: runs of all rows."""
     r = int64s(record, N_FIELDS)
     runs = r[N_IN] // 32
-    for unit in range(begin, end):
-        row, run = unit // runs, unit % runs
-        quantize_run(r[A] + 128 * unit, r[OUT] + row * r[X_STRIDE], r[N_IN], run, r[ZERO], r[GROUP])
+    while begin < end:  # what lies together of a row
+        row, run = begin // runs, begin % runs
+        if r[ROWS] < PANELS:
+            first, stop = 0, runs
+        else:
+            first = run // PANEL_RUNS * PANEL_RUNS
+            stop = min(runs, first + PANEL_RUNS)
+        n = min(end - begin, stop - run)
+        for i in range(n):
+            x = r[A] + 128 * (begin + i)
+            if r[ROWS] < PANELS:
+                quantize_run(x, r[OUT] + row * r[X_STRIDE], r[N_IN], run + i, r[ZERO], r[GROUP])
+            else:
+                place = r[OUT] + RUN * PANEL_END // 8 * (r[ROWS] * first + row * (stop - first))
+                quantize_panel_run(x, place, RUN * (stop - first), run - first + i, r[ZERO], r[GROUP])
+        begin += n
 
 
 def decode(source, stride_out, stride_in, rows, n, target, target_stride):
@@ -60,10 +77,6 @@ def rows_of(record, frame, scratch, begin, end):
 def unpack_rows(r, row, n_rows, k, n, scratch, codes, scales, offsets):
     """Weights k to k + n of some rows as a tile, a piece at a time: small enough to stay in the first cache in between."""
     tile_rows, _ = tile_shape()
-    if k + TILE_WIDTH < r[N_IN]:  # from here to what the next tile will be made of
-        ahead = TILE_WIDTH // BLOCK_SIZE * BLOCK_BYTES
-    else:
-        ahead = tile_rows * r[STRIDE_OUT] - k // BLOCK_SIZE * BLOCK_BYTES
     for done in range(0, n, PIECE):
         m = min(PIECE, n - done)
         groups = m // GROUP_SIZE
@@ -71,13 +84,61 @@ def unpack_rows(r, row, n_rows, k, n, scratch, codes, scales, offsets):
         for i in range(tile_rows):  # rows that are not there: the last one again
             piece = scratch + i * PIECE_BYTES
             at_row = source + min(i, n_rows - 1) * r[STRIDE_OUT]
-            prefetch_bytes(at_row + ahead, m // BLOCK_SIZE * BLOCK_BYTES)
             unpack_row(at_row, m // BLOCK_SIZE, piece, piece + PIECE, piece + PIECE + PIECE // 4)
         transpose_codes(scratch, PIECE_BYTES, (m + 15) // 16, codes + done * tile_rows)
         at_group = 4 * (done // GROUP_SIZE) * tile_rows
         transpose(scratch + PIECE, PIECE_BYTES, (groups + 3) // 4, scales + at_group)
         if HAS_OFFSETS:
             transpose(scratch + PIECE + PIECE // 4, PIECE_BYTES, (groups + 3) // 4, offsets + at_group)
+
+
+@inlined
+def activations_at(r, token, k, n, group):
+    """(addresses of bytes, scales, sums and origins of an activation row from number k on, bytes to the next row's).
+
+    n: the panel's width.
+    """
+    if r[ROWS] < PANELS:
+        x, eighth, before = r[A] + token * r[X_STRIDE], r[N_IN] // 8, k // group * 4
+        return x + k, x + SCALES * eighth + k // 8, x + SUMS * eighth + before, x + ORIGINS * eighth + before, r[X_STRIDE]
+    stride, eighth = n // 8 * PANEL_END, n // 8
+    x = r[A] + r[ROWS] * (k // 8 * PANEL_END) + token * stride
+    return x, x + PANEL_SCALES * eighth, x + PANEL_SUMS * eighth, x + PANEL_ORIGINS * eighth, stride
+
+
+def multiply_rows(r, scratch, row, n_rows, token, n_tokens):
+    """Some rows of the weight times some activation rows; the sums stay together until they are whole."""
+    tile_rows, tile_tokens = tile_shape()
+    codes = scratch
+    scales = codes + tile_rows * TILE_WIDTH
+    offsets = scales + tile_rows * TILE_WIDTH // 4
+    pieces = offsets + tile_rows * TILE_WIDTH // 4
+    sums = pieces + tile_rows * PIECE_BYTES
+    totals = floats(sums, tile_rows * (n_tokens + tile_tokens))
+    totals[:] = 0.0
+    for k in range(0, r[N_IN], TILE_WIDTH):
+        n = min(TILE_WIDTH, r[N_IN] - k)
+        unpack_tile(r, row, n_rows, k, n, pieces, codes, scales, offsets)
+        x, x_scales, x_sums, x_origins, stride = activations_at(r, token, k, n, GROUP_SIZE)
+        to_come = r[WEIGHT] + row * r[STRIDE_OUT] + (k + TILE_WIDTH) // BLOCK_SIZE * BLOCK_BYTES
+        if k + n == r[N_IN]:
+            to_come = r[WEIGHT] + (row + tile_rows) * r[STRIDE_OUT]
+        for t in range(0, n_tokens, tile_tokens):
+            last, to = min(tile_tokens, n_tokens - t) - 1, t * stride
+            # A little of it at a time: many reads at once would keep those of this tile waiting.
+            for i in range(t * tile_rows // n_tokens, (t + last + 1) * tile_rows // n_tokens):
+                prefetch_bytes(to_come + i * r[STRIDE_OUT], TILE_WIDTH // BLOCK_SIZE * BLOCK_BYTES)
+            if k + n == r[N_IN]:  # the sums go there soon
+                for j in range(t, t + last + 1):
+                    prefetch_bytes(r[OUT] + 4 * ((token + j) * r[WIDTH] + row), 4 * n_rows)
+            part = sums + 4 * tile_rows * t
+            multiply_tile(
+                codes, scales, offsets, x + to, x_scales + to, x_sums + to, x_origins + to, stride, last, n // 32, part
+            )
+    for t in range(n_tokens):
+        out = floats(r[OUT] + 4 * ((token + t) * r[WIDTH] + row), n_rows)
+        for i in range(n_rows):
+            out[i] = totals[tile_rows * t + i]
 
 
 def tiles_of(record, frame, scratch, begin, end):
@@ -99,25 +160,10 @@ def tiles_of(record, frame, scratch, begin, end):
                 x, y, last_x = r[A] + t * r[X_STRIDE], r[OUT] + 4 * (t * r[WIDTH] + i), min(TOKENS, r[ROWS] - t) - 1
                 dots(rows, r[STRIDE_OUT], last, x, r[X_STRIDE], last_x, r[N_IN], y, 4 * r[WIDTH])
         return
-    tile_rows, tile_tokens = tile_shape()
-    codes = scratch
-    scales = codes + tile_rows * TILE_WIDTH
-    offsets = scales + tile_rows * TILE_WIDTH // 4
-    sums = offsets + tile_rows * TILE_WIDTH // 4
-    pieces = sums + 4 * tile_rows * tile_tokens
+    tile_rows, _ = tile_shape()
     for row in range(begin, end, tile_rows):
-        n_rows = min(tile_rows, end - row)
-        for k in range(0, r[N_IN], TILE_WIDTH):
-            n = min(TILE_WIDTH, r[N_IN] - k)
-            unpack_tile(r, row, n_rows, k, n, pieces, codes, scales, offsets)
-            for t in range(0, r[ROWS], tile_tokens):
-                x, n_tokens = r[A] + t * r[X_STRIDE], min(tile_tokens, r[ROWS] - t)
-                multiply_tile(codes, scales, offsets, x, r[X_STRIDE], n_tokens - 1, r[N_IN], k // 32, n // 32, sums)
-                for j in range(n_tokens):
-                    out = floats(r[OUT] + 4 * ((t + j) * r[WIDTH] + row), n_rows)
-                    total = floats(sums + 4 * tile_rows * j, n_rows)
-                    for i in range(n_rows):
-                        out[i] = out[i] + total[i] if k > 0 else total[i]
+        for t in range(0, r[ROWS], TILE_TOKENS):
+            multiply(r, scratch, row, min(tile_rows, end - row), t, min(TILE_TOKENS, r[ROWS] - t))
 
 
 @cache
@@ -145,6 +191,8 @@ def tile_kernel(format: str) -> Kernel:
     names = {"GROUP_SIZE": block.group, "HAS_OFFSETS": block.has_offsets, "unpack_row": block_unpack(format)}
     unpack = inlined(specialized(unpack_rows, format, **names))
     least, most = few_rows(format)
+    names = {"GROUP_SIZE": block.group, "unpack_tile": unpack, "multiply_tile": block_tile(format)}
+    multiply = inlined(specialized(multiply_rows, format, **names))
     names = {"DOT_ROWS": dots_rows(format), "LEAST": least, "MOST": most, "dot_row": block_dot(format)}
-    names |= {"dots": block_dots(format), "unpack_tile": unpack, "multiply_tile": block_tile(format)}
+    names |= {"dots": block_dots(format), "multiply": multiply}
     return kernel(REDUCTION)(specialized(tiles_of, format, **names))

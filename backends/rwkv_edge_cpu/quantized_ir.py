@@ -9,6 +9,9 @@ as the weight format has under one scale:
     origins   int32 [n / 16]: -zero times the sum of each group's bytes; what a tile starts from
     pairs     int32 [n / 8]: the first and the second half of each run's starts, added
     pieces    int8 [n]: the bytes as blocks side by side take them: of `side_by_side` runs the first 16, then the second 16
+
+Many activation rows lie in panels instead, one for every TILE_WIDTH numbers: of all rows the same ones, row after row, and only
+what tiles take: bytes, scales, sums, origins. So what a tile meets lies together.
 """
 # mypy: allow-untyped-defs, allow-untyped-calls
 from typing import Any
@@ -22,7 +25,20 @@ from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu import isa
 from rwkv_edge_cpu.block_ir import ARITHMETIC
 from rwkv_edge_cpu.codebook_ir import CODEBOOKS
-from rwkv_edge_cpu.codes import ORIGINS, PAIRS, PIECE, PIECES, RUN, SCALES, STARTS, SUMS, side_by_side
+from rwkv_edge_cpu.codes import (
+    ORIGINS,
+    PAIRS,
+    PANEL_ORIGINS,
+    PANEL_SCALES,
+    PANEL_SUMS,
+    PIECE,
+    PIECES,
+    RUN,
+    SCALES,
+    STARTS,
+    SUMS,
+    side_by_side,
+)
 from rwkv_edge_cpu.dot_ir import dot, join, pick
 from rwkv_edge_cpu.pieces_ir import BlockFormat
 from rwkv_edge_cpu.vector_ir import (
@@ -91,31 +107,63 @@ def quantize_run(typingctx, x, row, n, run, zero, group):
 
     def codegen(context, b, signature, args):
         x, row, n, run, zero, group = args
-        wide, whole = vector(F32, LANES), vector(I32, LANES)
-        values = [load(b, offset(b, x, 4 * LANES * i), wide) for i in range(4)]
-        sizes = [b.and_(b.bitcast(value, whole), constant(whole, 0x7FFFFFFF)) for value in values]
-        while len(sizes) > 1:
-            sizes = [b.select(b.icmp_signed(">", p, q), p, q) for p, q in zip(sizes[::2], sizes[1::2], strict=True)]
-        # As integers, infinities and NaN are greater than all else: the run's scale becomes NaN, and so every product.
-        largest = call(b, "llvm.vector.reduce.smax.v8i32", I32, sizes[0])
-        finite = b.icmp_signed("<", largest, ir.Constant(I32, 0x7F800000))
-        size = b.bitcast(largest, F32)
-        scale = b.select(finite, b.fdiv(size, ir.Constant(F32, 127.0)), ir.Constant(F32, float("nan")))
-        usable = b.and_(finite, b.fcmp_ordered(">", size, ir.Constant(F32, 1e-35)))  # its inverse is finite, too
-        inverse = b.select(usable, b.fdiv(ir.Constant(F32, 127.0), size), ir.Constant(F32, 0.0))
-        rounded = []
-        for value in values:
-            value = b.select(splat(b, usable, LANES), value, constant(wide, 0.0))
-            moved = b.fadd(b.fmul(value, splat(b, inverse, LANES)), constant(wide, ROUND))
-            rounded.append(b.sub(b.bitcast(moved, whole), constant(whole, 0x4B400000)))
-        codes = b.trunc(join(b, join(b, rounded[0], rounded[1]), join(b, rounded[2], rounded[3])), vector(I8, RUN))
+        codes, scale = _rounded(b, x)
+        minus = b.neg(b.trunc(zero, I32))
         store(b, codes, at(b, row, run, RUN))
         _store_pieces(b, part_of(b, row, n, PIECES), run, codes)
         store(b, scale, at(b, part_of(b, row, n, SCALES), run, 4))
-        _store_sums(b, row, n, run, b.trunc(zero, I32), group, codes, scale)
+        fours = _fours(b, codes)
+        starts = b.mul(fours, splat(b, minus, LANES))
+        store(b, starts, at(b, part_of(b, row, n, STARTS), run, RUN))
+        pairs = b.add(*(pick(b, starts, range(i, i + 4)) for i in (0, 4)))
+        store(b, pairs, at(b, part_of(b, row, n, PAIRS), run, PIECE))
+        _store_sums(b, part_of(b, row, n, SUMS), part_of(b, row, n, ORIGINS), run, minus, group, fours, scale)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), codegen
+
+
+@intrinsic
+def quantize_panel_run(typingctx, x, row, n, run, zero, group):
+    """As quantize_run; row: of a panel, n numbers wide."""
+
+    def codegen(context, b, signature, args):
+        x, row, n, run, zero, group = args
+        codes, scale = _rounded(b, x)
+        store(b, codes, at(b, row, run, RUN))
+        store(b, scale, at(b, part_of(b, row, n, PANEL_SCALES), run, 4))
+        sums, origins = part_of(b, row, n, PANEL_SUMS), part_of(b, row, n, PANEL_ORIGINS)
+        _store_sums(b, sums, origins, run, b.neg(b.trunc(zero, I32)), group, _fours(b, codes), scale)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6), codegen
+
+
+def _rounded(b, x):
+    """32 floats as <32 x i8> and their scale."""
+    wide, whole = vector(F32, LANES), vector(I32, LANES)
+    values = [load(b, offset(b, x, 4 * LANES * i), wide) for i in range(4)]
+    sizes = [b.and_(b.bitcast(value, whole), constant(whole, 0x7FFFFFFF)) for value in values]
+    while len(sizes) > 1:
+        sizes = [b.select(b.icmp_signed(">", p, q), p, q) for p, q in zip(sizes[::2], sizes[1::2], strict=True)]
+    # As integers, infinities and NaN are greater than all else: the run's scale becomes NaN, and so every product.
+    largest = call(b, "llvm.vector.reduce.smax.v8i32", I32, sizes[0])
+    finite = b.icmp_signed("<", largest, ir.Constant(I32, 0x7F800000))
+    size = b.bitcast(largest, F32)
+    scale = b.select(finite, b.fdiv(size, ir.Constant(F32, 127.0)), ir.Constant(F32, float("nan")))
+    usable = b.and_(finite, b.fcmp_ordered(">", size, ir.Constant(F32, 1e-35)))  # its inverse is finite, too
+    inverse = b.select(usable, b.fdiv(ir.Constant(F32, 127.0), size), ir.Constant(F32, 0.0))
+    rounded = []
+    for value in values:
+        value = b.select(splat(b, usable, LANES), value, constant(wide, 0.0))
+        moved = b.fadd(b.fmul(value, splat(b, inverse, LANES)), constant(wide, ROUND))
+        rounded.append(b.sub(b.bitcast(moved, whole), constant(whole, 0x4B400000)))
+    return b.trunc(join(b, join(b, rounded[0], rounded[1]), join(b, rounded[2], rounded[3])), vector(I8, RUN)), scale
+
+
+def _fours(b, codes):
+    """The sums of four bytes each."""
+    return dot(b, isa.chosen(), constant(vector(I32, LANES), 0), constant(codes.type, 1), codes)
 
 
 def _store_pieces(b, pieces, run, codes):
@@ -125,20 +173,13 @@ def _store_pieces(b, pieces, run, codes):
         store(b, pick(b, codes, range(PIECE * i, PIECE * (i + 1))), offset(b, base, PIECE * side_by_side() * i))
 
 
-def _store_sums(b, row, n, run, zero, group, codes, scale):
-    ones = constant(codes.type, 1)
-    fours = dot(b, isa.chosen(), constant(vector(I32, LANES), 0), ones, codes)
-    minus = b.neg(zero)
-    starts = b.mul(fours, splat(b, minus, LANES))
-    store(b, starts, at(b, part_of(b, row, n, STARTS), run, RUN))
-    pairs = b.add(*(pick(b, starts, range(i, i + 4)) for i in (0, 4)))
-    store(b, pairs, at(b, part_of(b, row, n, PAIRS), run, PIECE))
+def _store_sums(b, sums, origins, run, minus, group, fours, scale):
     eights = b.add(pick(b, fours, range(0, LANES, 2)), pick(b, fours, range(1, LANES, 2)))
     halves = b.add(pick(b, eights, (0, 2)), pick(b, eights, (1, 3)))
     whole = b.add(pick(b, halves, (0,)), pick(b, halves, (1,)))
     per_run = b.udiv(ir.Constant(I64, RUN), group)
     first = b.mul(run, per_run)
-    sums, origins = (at(b, part_of(b, row, n, part), first, 4) for part in (SUMS, ORIGINS))
+    sums, origins = at(b, sums, first, 4), at(b, origins, first, 4)
     with b.if_else(b.icmp_signed("==", per_run, ir.Constant(I64, 1))) as (then, otherwise):
         for branch, values in ((then, whole), (otherwise, halves)):
             with branch:

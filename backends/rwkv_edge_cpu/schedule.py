@@ -1,7 +1,8 @@
 """In which order ops run, where threads must meet, and which buffers may share memory."""
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from rwkv_edge import plan as p
+from rwkv_edge_cpu.memory import CACHE_LINE
 
 ELEMENTWISE = (p.Add, p.Multiply, p.Scale, p.Activation, p.Lerp)
 
@@ -42,32 +43,58 @@ def _same_share(first: p.Op, then: p.Op) -> bool:
     )
 
 
+@dataclass(slots=True)
+class Region:
+    """Memory that buffers share, in floats per row.  free: (begin, end) of stretches, in order, never side by side."""
+
+    end: int = 0
+    free: list[tuple[int, int]] = field(default_factory=list)
+
+    def take(self, size: int) -> int:
+        """From the smallest stretch that is large enough, or at the end, which grows."""
+        fitting = [stretch for stretch in self.free if stretch[1] - stretch[0] >= size]
+        if fitting:
+            begin, end = min(fitting, key=lambda stretch: stretch[1] - stretch[0])
+        else:
+            begin = end = self.end
+            if self.free and self.free[-1][1] == end:
+                begin = self.free[-1][0]
+            self.end = begin + size
+        kept = [stretch for stretch in self.free if stretch[0] != begin]
+        rest = [(begin + size, end)] if begin + size < end else []
+        self.free = sorted(kept + rest)
+        return begin
+
+    def give_back(self, begin: int, size: int) -> None:
+        end = begin + size
+        before = next((stretch for stretch in self.free if stretch[1] == begin), (begin, begin))
+        behind = next((stretch for stretch in self.free if stretch[0] == end), (end, end))
+        self.free = sorted([*(stretch for stretch in self.free if stretch not in (before, behind)), (before[0], behind[1])])
+
+
 def place_buffers(plan: p.Plan, phases: list[int]) -> tuple[dict[int, int], int, int]:
     """(offset of each buffer, in floats per row; floats per row of all that hold tokens; of all that hold outputs).
 
-    Memory is free again in the phase behind the last use, and goes to the next buffer of the same width. Offsets are
-    multiples of a cache line. Results are not placed: they go to the caller.
+    Memory is free again in the phase behind the last use. Offsets and sizes are multiples of a cache line. Results are not
+    placed: they go to the caller.
     """
     last = plan.last_uses()
-    free: dict[tuple[bool, int], list[int]] = {}
-    dying: list[list[p.Buffer]] = [[] for _ in range(max(phases, default=0) + 1)]
-    offsets: dict[int, int] = {}
-    total = {False: 0, True: 0}
     results = {buffer.index for buffer in plan.results}
-    current = 0
+    born: dict[int, list[p.Buffer]] = {}
+    dying: dict[int, list[p.Buffer]] = {}
     for op, phase in zip(plan.ops, phases, strict=True):
-        while current < phase:
-            for buffer in dying[current]:
-                free.setdefault((buffer.per_output, buffer.width), []).append(offsets[buffer.index])
-            current += 1
-        buffer = op.out
-        if buffer.index in results:
-            continue
-        vacant = free.get((buffer.per_output, buffer.width))
-        if vacant:
-            offsets[buffer.index] = vacant.pop()
-        else:
-            offsets[buffer.index] = total[buffer.per_output]
-            total[buffer.per_output] += -(-buffer.width // 16) * 16
-        dying[phases[last[buffer.index]]].append(buffer)
-    return offsets, total[False], total[True]
+        if op.out.index not in results:
+            born.setdefault(phase, []).append(op.out)
+            dying.setdefault(phases[last[op.out.index]], []).append(op.out)
+    offsets: dict[int, int] = {}
+    regions = {False: Region(), True: Region()}
+    for phase in range(max(phases, default=-1) + 1):
+        for buffer in dying.get(phase - 1, []):
+            regions[buffer.per_output].give_back(offsets[buffer.index], _whole_lines(buffer.width))
+        for buffer in sorted(born.get(phase, []), key=lambda buffer: -buffer.width):  # large ones leave fewer gaps first
+            offsets[buffer.index] = regions[buffer.per_output].take(_whole_lines(buffer.width))
+    return offsets, regions[False].end, regions[True].end
+
+
+def _whole_lines(floats: int) -> int:
+    return -(-floats * 4 // CACHE_LINE) * CACHE_LINE // 4

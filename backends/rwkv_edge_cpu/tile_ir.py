@@ -12,11 +12,11 @@ from numba.extending import intrinsic
 
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu import isa
-from rwkv_edge_cpu.codes import ORIGINS, SCALES, SUMS, zero_of
+from rwkv_edge_cpu.codes import zero_of
 from rwkv_edge_cpu.dot_ir import dot, join
 from rwkv_edge_cpu.neon_ir import NEON, add_words
 from rwkv_edge_cpu.pieces_ir import RUN
-from rwkv_edge_cpu.quantized_ir import BLOCKS, part_of, product_bytes
+from rwkv_edge_cpu.quantized_ir import BLOCKS, product_bytes
 from rwkv_edge_cpu.vector_ir import F32, I8, I32, I64, Target, at, constant, load, multiply_add, offset, splat, store, vector
 
 SQUARE = 4  # words, of as many rows
@@ -122,46 +122,43 @@ transpose, transpose_codes = transposition(_squares), transposition(_code_square
 
 
 def block_tile(name: str) -> Any:
-    """An intrinsic tile(codes, scales, offsets, x, x_stride, last, n, first, runs, sums).
+    """An intrinsic tile(codes, scales, offsets, x, x_scales, x_sums, x_origins, x_stride, last, runs, sums).
 
-    sums[j, i] = row i of the tile times activation row min(j, last): isa.tokens by isa.rows sums over `runs` runs.
-    x: address of the first activation row [n]; the tile begins at run `first` of it.
+    sums[j, i] += row i of the tile times activation row min(j, last): isa.tokens by isa.rows sums over `runs` runs.
+    x and so on: of the first activation row, where the tile begins; the next row's are x_stride bytes further.
     """
 
     @intrinsic
-    def tile(typingctx, codes, scales, offsets, x, x_stride, last, n, first, runs, sums):
+    def tile(typingctx, codes, scales, offsets, x, x_scales, x_sums, x_origins, x_stride, last, runs, sums):
         def codegen(context, b, signature, args):
-            codes, scales, offsets, x, x_stride, last, n, first, runs, sums = args
+            weights, activations, (x_stride, last, runs, sums) = args[:3], args[3:7], args[7:]
             rows, lanes = isa.chosen().rows, isa.chosen().native
             deltas = []
             for j in range(isa.chosen().tokens):
                 index = ir.Constant(I64, j)
                 deltas.append(b.mul(x_stride, b.select(b.icmp_signed("<", index, last), index, last)))
-            zero = constant(vector(F32, lanes), 0.0)
-            totals = [[cgutils.alloca_once_value(b, zero) for _ in range(0, rows, lanes)] for _ in deltas]
+            kind = vector(F32, lanes)
+            places = [[offset(b, sums, 4 * (rows * j + i)) for i in range(0, rows, lanes)] for j in range(len(deltas))]
+            totals = [[cgutils.alloca_once_value(b, load(b, place, kind)) for place in of_token] for of_token in places]
             with cgutils.for_range(b, runs, intp=I64) as loop:
-                _add_run(b, name, (codes, scales, offsets), x, deltas, n, first, loop.index, totals)
-            for j, of_token in enumerate(totals):
-                for i, total in enumerate(of_token):
-                    store(b, b.load(total), offset(b, sums, 4 * (rows * j + lanes * i)))
+                _add_run(b, name, weights, activations, deltas, loop.index, totals)
+            for of_token, parts in zip(places, totals, strict=True):
+                for place, total in zip(of_token, parts, strict=True):
+                    store(b, b.load(total), place)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 10), codegen
+        return types.void(*[types.int64] * 11), codegen
 
     return tile
 
 
-def _add_run(b, name, weights, x, deltas, n, first, index, totals):
+def _add_run(b, name, weights, activations, deltas, index, totals):
     """Add the products of run `index` of the tile."""
     codes, scales, offsets = weights
     format, rows, lanes = BLOCKS[name], isa.chosen().rows, isa.chosen().native
     groups, words = RUN // format.group, format.group // 4
-    run = b.add(first, index)
-    x_bytes = at(b, x, run, RUN)
-    x_scales, x_sums, x_origins = (
-        at(b, part_of(b, x, n, part), run, step)
-        for part, step in ((SCALES, 4), (SUMS, 4 * groups), (ORIGINS, 4 * groups))
-    )
+    steps = RUN, 4, 4 * groups, 4 * groups
+    x_bytes, x_scales, x_sums, x_origins = (at(b, x, index, step) for x, step in zip(activations, steps, strict=True))
 
     def of_rows(base, number, kind):
         """Number `number` of this run of all rows, as vectors."""
@@ -173,21 +170,24 @@ def _add_run(b, name, weights, x, deltas, n, first, index, totals):
 
     codes = at(b, codes, index, RUN * rows)
     scales, offsets = (at(b, base, index, 4 * rows * groups) for base in (scales, offsets))
+    values = [[None] * len(totals[0]) for _ in deltas]  # of the run, without the scale of the activations
     for group in range(groups):
         products = []
         for delta in deltas:
             start = of_token(x_origins, delta, group, I32) if zero_of(name) else constant(vector(I32, lanes), 0)
             products.append([start] * len(totals[0]))
         _add_words(b, name, codes, x_bytes, deltas, range(group * words, (group + 1) * words), products)
-        of_scales = of_rows(scales, group, vector(F32, lanes))
-        of_offsets = of_rows(offsets, group, vector(F32, lanes)) if format.has_offsets else []
-        for j, delta in enumerate(deltas):
-            factor = of_token(x_scales, delta, 0, F32)
-            for product, scale, total in zip(products[j], of_scales, totals[j], strict=True):
-                value = b.sitofp(product, scale.type)
-                b.store(multiply_add(b, value, b.fmul(scale, factor), b.load(total)), total)
-            for shift, total in zip(of_offsets, totals[j], strict=False):
-                b.store(multiply_add(b, shift, of_token(x_sums, delta, group, F32), b.load(total)), total)
+        for of_values, of_products in zip(values, products, strict=True):
+            for i, scale in enumerate(of_rows(scales, group, vector(F32, lanes))):
+                value = b.sitofp(of_products[i], scale.type)
+                of_values[i] = multiply_add(b, value, scale, of_values[i]) if group else b.fmul(value, scale)
+        for shifts in [of_rows(offsets, group, vector(F32, lanes))] if format.has_offsets else []:
+            for delta, of_totals in zip(deltas, totals, strict=True):
+                for shift, total in zip(shifts, of_totals, strict=True):
+                    b.store(multiply_add(b, shift, of_token(x_sums, delta, group, F32), b.load(total)), total)
+    for delta, of_values, of_totals in zip(deltas, values, totals, strict=True):
+        for value, total in zip(of_values, of_totals, strict=True):
+            b.store(multiply_add(b, value, of_token(x_scales, delta, 0, F32), b.load(total)), total)
 
 
 def _add_words(b, name, codes, x, deltas, words, products):

@@ -26,4 +26,4 @@ def run(args: argparse.Namespace) -> None:
         print(
             f"[RWKV-{shape.version}, {parameters / 1e6:.1f} M parameters, backend {model.backend_name}]", file=sys.stderr
         )
-        print_stream(model, os.fsencode(args.prompt), args.max_tokens, sampling, stats=True)
+        print_stream(model, os.fsencode(args.prompt), args.max_tokens, sampling, args.stop, stats=True)

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 import argparse
 from dataclasses import fields
+from typing import Any
 
 from rwkv_edge.sampling import Sampling
 
@@ -11,6 +12,9 @@ SAMPLING_HELP = {
     "presence_penalty": "lower the logit of tokens that occurred",
     "frequency_penalty": "lower it again for each time they occurred",
     "penalty_decay": "how much of a past occurrence remains after each token",
+    "min_p": "drop tokens less likely than this share of the likeliest one",
+    "typical_p": "keep the tokens of the most expected surprise that together reach this probability; 1 keeps all",
+    "repetition_penalty": "divide the logit of tokens that occurred by this; 1 leaves it",
     "seed": "same seed, same text",
 }
 
@@ -32,8 +36,22 @@ def add_generation_options(parser: argparse.ArgumentParser, defaults: Sampling |
             metavar="X",
             help=text if default is None else f"{text} (default {default})",
         )
+    several: dict[str, Any] = {"action": "append", "default": []}
+    parser.add_argument("--logit-bias", **several, type=_bias, metavar="ID=X", help="add X to a token's logit; repeatable")
+    ban = "never draw this token (0: never end the text); repeatable"
+    parser.add_argument("--ban-token", **several, type=int, dest="banned_tokens", metavar="ID", help=ban)
+    parser.add_argument("--stop", **several, metavar="TEXT", help="end before this text, which is not printed; repeatable")
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, _, value = text.partition("=")
+    try:
+        return int(token), float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected ID=X, for example 261=-5, got {text!r}") from None
 
 
 def sampling_from(args: argparse.Namespace) -> Sampling:
     """Raises InputError for a value out of range."""
-    return Sampling(**{field.name: getattr(args, field.name) for field in fields(Sampling) if hasattr(args, field.name)})
+    named: dict[str, Any] = {field.name: getattr(args, field.name) for field in fields(Sampling)}
+    return Sampling(**named | {"logit_bias": dict(args.logit_bias), "banned_tokens": args.banned_tokens})

@@ -5,9 +5,11 @@ import sys
 import time
 
 from rwkv_edge.cli.options import add_generation_options, add_model_options, sampling_from
+from rwkv_edge.cli.tuning import add_tuning_options, lora_from, state_from
 from rwkv_edge.errors import InputError
 from rwkv_edge.model import Model
 from rwkv_edge.sampling import Sampling
+from rwkv_edge.state import State
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -17,6 +19,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--tokenizer", metavar="FILE", help="vocabulary file or 20B_tokenizer.json (default: the model's own)")
     parser.add_argument("--stats", action="store_true", help="print tokens/s to standard error at the end")
     add_model_options(parser)
+    add_tuning_options(parser)
     add_generation_options(parser)
     parser.set_defaults(run=run)
 
@@ -24,8 +27,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> None:
     sampling = sampling_from(args)
     prompt = read_prompt(args.prompt)
-    with Model(args.model, args.strategy, tokenizer=args.tokenizer, threads=args.threads) as model:
-        print_stream(model, prompt, args.max_tokens, sampling, stats=args.stats)
+    with Model(args.model, args.strategy, tokenizer=args.tokenizer, threads=args.threads, **lora_from(args)) as model:
+        state = state_from(args, model)
+        print_stream(model, prompt, args.max_tokens, sampling, args.stop, stats=args.stats, state=state)
 
 
 def read_prompt(prompt: str | None) -> bytes:
@@ -37,9 +41,20 @@ def read_prompt(prompt: str | None) -> bytes:
     return os.fsencode(prompt)
 
 
-def print_stream(model: Model, prompt: bytes, max_tokens: int, sampling: Sampling, *, stats: bool) -> None:
+def print_stream(
+    model: Model,
+    prompt: bytes,
+    max_tokens: int,
+    sampling: Sampling,
+    stop: list[str],
+    *,
+    stats: bool,
+    state: State | None = None,
+) -> None:
     """Print the prompt and its continuation as it comes; then, with `stats`, the speed."""
-    continuation = model.stream(prompt, max_tokens=max_tokens, sampling=sampling)  # refuses what it cannot do at once
+    stops = [os.fsencode(text) for text in stop]
+    # Refuses at once what it cannot do.
+    continuation = model.stream(prompt, state, max_tokens=max_tokens, sampling=sampling, stop=stops)
     print(prompt.decode("utf-8", errors="replace"), end="", flush=True)
     start = first = time.perf_counter()
     pieces = 0

@@ -11,6 +11,7 @@ class ByteTokenizer(TokenTable):
     """
 
     vocab_size = 256
+    longest = 1  # bytes of a token
 
     def __init__(self) -> None:
         super().__init__([b"", *(bytes([value]) for value in range(1, 256))])

@@ -31,6 +31,7 @@ class TrieTokenizer(TokenTable):
         if len(self._ids) + self._tokens.count(b"") != self.vocab_size:
             raise TokenizerError(_duplicate(self._tokens))
         self._lengths = _lengths_by_prefix(self._ids)
+        self.longest = max(map(len, self._ids), default=0)  # bytes of a token
         self._remembered = _Remembered(self._longest_matches)
         self._cut = cut if cuts_are_safe(self._ids) else _whole
 

@@ -84,6 +84,7 @@ class Weights:
     """All tensors of a model under our names (BlinkDL's names, matrices as [out, in], vectors flat).
 
     source: "pth", "safetensors", "gguf" or "rwkv.cpp".  metadata: the file's own, for `info`.
+    adapter: names the LoRA that was merged into the tensors (see lora.py); "": none.
     """
 
     path: Path
@@ -91,6 +92,7 @@ class Weights:
     tensors: Mapping[str, Tensor]
     hints: Hints = field(default_factory=Hints)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    adapter: str = ""
 
     @property
     def nbytes(self) -> int:

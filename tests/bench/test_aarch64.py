@@ -70,7 +70,7 @@ def test_a_function_that_is_not_there_or_has_no_loop() -> None:
         hot_loop("dot:\n ret", "dot")
 
 
-@pytest.mark.parametrize("kind", ["row", "tile"])
+@pytest.mark.parametrize("kind", ["row", "few", "tile"])
 @pytest.mark.parametrize(("core", "has", "has_not"), [(A76, {"sdot"}, {"smull"}), (A72, {"smull"}, {"sdot"})])
 def test_each_core_multiplies_bytes_with_its_own_instructions(core: Core, kind: str, has: set[str], has_not: set[str]) -> None:
     loop, products = our_loop(kind, "q8_0", core)

@@ -13,6 +13,8 @@ from rwkv_edge_cpu import backend
 from rwkv_edge_cpu.cores import allowed_cpus
 from rwkv_edge_numpy import backend as numpy_backend
 
+from rwkv_edge import Model
+from rwkv_edge.demo import MODEL_PATH
 from rwkv_edge.errors import BackendError
 from tests.cpu.plans import batch, deep_plan
 
@@ -191,3 +193,11 @@ executable.run(batch(plan))
 """
     done = subprocess.run([sys.executable, "-c", program], timeout=120, capture_output=True, check=False)
     assert (done.returncode == 0) == (ending != "raise KeyboardInterrupt"), done.stderr.decode()
+
+
+def test_the_same_tokens_give_the_same_bits_whoever_took_part() -> None:
+    with Model(MODEL_PATH, "cpu", threads=2, sparse=False) as model:
+        _, state = model.forward([1, 2, 3])
+        first, *others = [model.forward([4], state.copy())[0] for _ in range(20)]
+    for logits in others:
+        np.testing.assert_array_equal(logits, first)

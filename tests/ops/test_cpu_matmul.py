@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from rwkv_edge_cpu import backend as cpu
+from rwkv_edge_cpu.layout import PANELS, TILE_TOKENS, TILE_WIDTH
 
 from rwkv_edge.backend import Batch
 from rwkv_edge.errors import BackendError
@@ -74,14 +75,29 @@ def test_products(format: str, blocks: int, n_tokens: int) -> None:
 
 
 @pytest.mark.parametrize("format", BLOCK_FORMATS)
-@pytest.mark.parametrize("n_tokens", [1, 14])
+@pytest.mark.parametrize("n_tokens", [1, 14, 37])
 def test_rows_longer_than_a_tile(format: str, n_tokens: int) -> None:
     assert_within_rounding(random_blocks(format, 150, 2304), activations(n_tokens, 2304), 3)
 
 
 @pytest.mark.parametrize("format", BLOCK_FORMATS)
+@pytest.mark.parametrize("n_tokens", [PANELS - 1, PANELS, TILE_TOKENS + 5])
+def test_many_tokens(format: str, n_tokens: int) -> None:
+    """In panels or not, and more than meet an unpacked tile; the last panel is narrower."""
+    width = TILE_WIDTH + FORMATS[format].block_size
+    assert_within_rounding(random_blocks(format, 33, width), activations(n_tokens, width), threads=2)
+
+
+@pytest.mark.parametrize("format", BLOCK_FORMATS)
+def test_panels_are_for_tiles_alone(format: str) -> None:
+    from rwkv_edge_cpu.quantized import few_rows
+
+    assert few_rows(format)[1] < PANELS
+
+
+@pytest.mark.parametrize("format", BLOCK_FORMATS)
 @pytest.mark.parametrize("codes", [0, 127, 128, 255])
-@pytest.mark.parametrize("n_tokens", [1, 3, 13])
+@pytest.mark.parametrize("n_tokens", [1, 3, 13, 33])
 def test_extreme_codes_and_activations(format: str, codes: int, n_tokens: int) -> None:
     """The integer products are as large as can be: nothing saturates or overflows."""
     x = np.full((n_tokens, 512), -3.0, np.float32)
@@ -92,7 +108,7 @@ def test_extreme_codes_and_activations(format: str, codes: int, n_tokens: int) -
 
 
 @pytest.mark.parametrize("format", BLOCK_FORMATS)
-@pytest.mark.parametrize("n_tokens", [1, 3])
+@pytest.mark.parametrize("n_tokens", [1, 3, 32])
 def test_zeros_and_tiny_activations(format: str, n_tokens: int) -> None:
     x = np.zeros((n_tokens, 512), np.float32)
     weight = random_blocks(format, 5, 512)
@@ -102,7 +118,7 @@ def test_zeros_and_tiny_activations(format: str, n_tokens: int) -> None:
 
 
 @pytest.mark.parametrize("format", BLOCK_FORMATS)
-@pytest.mark.parametrize("n_tokens", [1, 3])
+@pytest.mark.parametrize("n_tokens", [1, 3, 32])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nan_and_infinity_reach_the_result(format: str, n_tokens: int, value: float) -> None:
     weight = random_blocks(format, 5, 512)
