@@ -11,9 +11,9 @@ import argparse
 import time
 from pathlib import Path
 
+from bench.llama_quantize import quantize
 from bench.model_check import check
 from bench.pth_stream import write_pth
-from bench.quantize import quantize
 from bench.random_weights import recipes
 from bench.recipes import pieces
 from bench.sizes import HEAD_SIZE, VERSIONS, Sizes

@@ -23,6 +23,7 @@ from rwkv_edge.fingerprint import fingerprint
 from rwkv_edge.generation import END_OF_DOCUMENT, BatchStream, Continuation, TextStream, for_each
 from rwkv_edge.ingest import Progress, ingest
 from rwkv_edge.lora import with_lora
+from rwkv_edge.model_cache import kept
 from rwkv_edge.plan import MatMul
 from rwkv_edge.sampling import Sampler, Sampling, uncounted_tokens
 from rwkv_edge.scoring import following, log_probabilities_of
@@ -49,10 +50,13 @@ class Model:
 
     strategy: "auto", or a backend and maybe a weight format: "cpu", "cpu fp32", "webgpu fp16", "webgpu:1", "numpy fp64".
     tokenizer: a `Tokenizer`, or the path of a vocabulary; None: the file's own, or the one its vocabulary size implies.
-    threads: of the CPU backend; None: the fast cores this process may use.
+    threads: of the CPU backend (None: the fast cores this process may use), and that convert weights (None: all of its cores).
     sparse: of the CPU backend: single tokens skip the weights that meet a zero in the channel-mix, which takes a second copy of
         its value matrices (a quarter to a third of the file) in memory; None: where that fits.
     lora, lora_alpha, lora_init: a LoRA file that is merged while loading, its alpha, and PiSSA's initial factors (lora.py).
+    cache: keep what the strategy's weight format makes of the file in the user's cache directory (see `rwkv_edge.model_cache`),
+        where the next start finds it. Not with a LoRA.
+    progress: called while weights are converted, with the bytes of the file that are done, and all of them.
 
     Sequences are independent: each has a `State`, and the model may be shared by threads (their runs take turns). A state
     that is passed in is advanced in place, as in the official package; `State.copy` makes a branch.
@@ -71,13 +75,20 @@ class Model:
         lora: str | Path | None = None,
         lora_alpha: float | None = None,
         lora_init: str | Path | None = None,
+        cache: bool = False,
+        progress: Progress | None = None,
     ) -> None:
         if threads is not None and (type(threads) is not int or threads < 1):
             raise InputError(f"threads must be an integer from 1, got {threads!r}")
+        if cache and lora is not None:
+            raise InputError("a model with a LoRA is not kept: leave out cache")
         self._strategy, self._threads = parse(strategy), threads
         self.weights: Weights = with_lora(open_weights(path), lora, lora_alpha, lora_init)
+        if cache and self._strategy.weight_format is not None:
+            self.weights = kept(self.weights, self._strategy.weight_format, threads=threads, progress=progress)
         self.shape: ModelShape = read_shape(self.weights)
-        placed = compiled(build_plan(self.weights), self._strategy, threads=threads, sparse=sparse)
+        placed = compiled(build_plan(self.weights), self._strategy, threads=threads, sparse=sparse, progress=progress)
+        self._strategy = placed.strategy
         self.backend_name, self.plan, self._executable = placed.name, placed.plan, placed.executable
         self._state_dtype = self._executable.state_dtype
         weights_per_token = sum(op.weight.size for op in self.plan.ops if isinstance(op, MatMul))
@@ -253,7 +264,8 @@ class Model:
         """Inside a turn: what runs the model up to its head."""
         self._check_open()
         if self._embedder is None:
-            _, _, executable = compiled(without_head(self.plan), self._strategy, threads=self._threads, sparse=False)
+            plan = without_head(self.plan)
+            executable = compiled(plan, self._strategy, threads=self._threads, sparse=False, allocated=True).executable
             self._finalizers.append(weakref.finalize(self, executable.close))
             self._embedder = Feeder(executable, self._tokens_at_once)
         return self._embedder

@@ -15,6 +15,11 @@ def candidates() -> Iterator[Path]:
         yield user / "rwkv_edge"
 
 
+def folders(name: str) -> list[Path]:
+    """What is called `name` in each of the candidates: read from any of them, write to the first that can be."""
+    return [base / name for base in candidates()]
+
+
 def _of_user() -> Path | None:
     if sys.platform == "win32":
         place = os.environ.get("LOCALAPPDATA", "")

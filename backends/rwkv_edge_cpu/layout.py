@@ -68,4 +68,6 @@ PANELS = 32  # rows of x as bytes: so many or more lie in panels, see quantized_
 TILE_TOKENS = 512  # rows of x that meet an unpacked tile: at most
 # Codes, scales, offsets; pieces; sums, with room for a tile of tokens of which most are not there.
 BYTE_TILE_FLOATS = BYTE_TILE_ROWS * ((TILE_WIDTH * 6 + PIECE_BYTES * 4) // 16 + TILE_TOKENS + 8)
-SCRATCH_FLOATS = max(PLAIN_TILE_ROWS * TILE_STRIDE + 64, BYTE_TILE_FLOATS)
+PANEL_WIDTH = 4096  # weights of a row that are multiplied at a time, see panel_ir.py; a multiple of every block size
+PANEL_FLOATS = PANEL_WIDTH // 32 * 112  # activations as they meet them: at most
+SCRATCH_FLOATS = max(PLAIN_TILE_ROWS * TILE_STRIDE + 64, BYTE_TILE_FLOATS, PANEL_FLOATS)

@@ -118,6 +118,11 @@ def _code_squares(b, columns):
     return [_chosen(b, columns[i], columns[i + 1], words) for words in HALVES for i in (0, 2)]
 
 
+def transposed(b, rows):
+    """Four words of each of these rows, <4 x i32>: four vectors of a word of each row."""
+    return _squares(b, [_joined(b, rows[i::SQUARE]) for i in range(SQUARE)])
+
+
 transpose, transpose_codes = transposition(_squares), transposition(_code_squares)
 
 

@@ -3,6 +3,7 @@ import argparse
 from dataclasses import fields
 from typing import Any
 
+from rwkv_edge.cli.progress import ProgressBar
 from rwkv_edge.sampling import Sampling
 
 SAMPLING_HELP = {
@@ -20,8 +21,24 @@ SAMPLING_HELP = {
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--strategy", default="auto", help='backend and weight format: "auto", "cpu fp32", "webgpu fp16"')
+    parser.add_argument("--strategy", default="auto", help='backend and weight format: "auto", "cpu q4", "webgpu fp16"')
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the fast cores this process may use)")
+
+
+def add_conversion_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cache", action="store_true", help="keep what the strategy converts (see rwkv-edge cache)")
+
+
+def conversion(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `Model`: --cache, and a bar while weights are converted."""
+    bar = ProgressBar("MB", 1e6)
+
+    def progress(done: int, total: int) -> None:
+        bar(done, total)
+        if done == total:
+            bar.end()
+
+    return {"cache": args.cache, "progress": progress}
 
 
 def add_generation_options(parser: argparse.ArgumentParser, defaults: Sampling | None = None) -> None:

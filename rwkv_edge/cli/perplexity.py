@@ -2,7 +2,7 @@
 import argparse
 import json
 
-from rwkv_edge.cli.options import add_model_options
+from rwkv_edge.cli.options import add_conversion_options, add_model_options, conversion
 from rwkv_edge.cli.progress import ProgressBar
 from rwkv_edge.cli.text import add_text_options, tokens_of
 from rwkv_edge.model import Model
@@ -16,12 +16,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("model", help=".pth, .safetensors, .gguf, rwkv.cpp .bin, or a model directory")
     add_text_options(parser)
     add_model_options(parser)
+    add_conversion_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     bar = ProgressBar("tokens")
-    with Model(args.model, args.strategy, tokenizer=args.tokenizer, threads=args.threads) as model:
+    with Model(args.model, args.strategy, tokenizer=args.tokenizer, threads=args.threads, **conversion(args)) as model:
         try:
             score = perplexity(model, tokens_of(args, model), bar)
         finally:

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 
-from rwkv_edge.cli.options import add_generation_options, add_model_options, sampling_from
+from rwkv_edge.cli.options import add_conversion_options, add_generation_options, add_model_options, conversion, sampling_from
 from rwkv_edge.cli.tuning import add_tuning_options, lora_from, state_from
 from rwkv_edge.errors import InputError
 from rwkv_edge.model import Model
@@ -19,6 +19,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--tokenizer", metavar="FILE", help="vocabulary file or 20B_tokenizer.json (default: the model's own)")
     parser.add_argument("--stats", action="store_true", help="print tokens/s to standard error at the end")
     add_model_options(parser)
+    add_conversion_options(parser)
     add_tuning_options(parser)
     add_generation_options(parser)
     parser.set_defaults(run=run)
@@ -27,7 +28,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> None:
     sampling = sampling_from(args)
     prompt = read_prompt(args.prompt)
-    with Model(args.model, args.strategy, tokenizer=args.tokenizer, threads=args.threads, **lora_from(args)) as model:
+    options = {"tokenizer": args.tokenizer, "threads": args.threads, **lora_from(args), **conversion(args)}
+    with Model(args.model, args.strategy, **options) as model:
         state = state_from(args, model)
         print_stream(model, prompt, args.max_tokens, sampling, args.stop, stats=args.stats, state=state)
 

@@ -82,15 +82,29 @@ def quantize(
     shape = read_shape(weights)
     type = type.lower() if type else _default_type(weights, target)
     contents = _contents(weights, shape, target, type)
+    _write(contents, target, threads, importance, progress)
+    notes = tuple(_notes(weights, contents.entries, MIXES[type]))
+    if target.suffix.lower() != ".gguf" and weights.hints.layer_norm_eps != Hints().layer_norm_eps:
+        notes += (f"safetensors have no place for the layer norms' epsilon, which is {weights.hints.layer_norm_eps:g} here",)
+    return Report(target, type, weights.nbytes, contents.nbytes, time.perf_counter() - start, notes)
+
+
+def write_gguf(
+    weights: Weights, target: Path, type: str, *, threads: int | None = None, progress: Progress | None = None
+) -> None:
+    """What `quantize` writes to a .gguf, of a model that is open. Raises ModelFileError, OutputError."""
+    build_plan(weights)
+    _write(_contents(weights, read_shape(weights), target, type), target, threads, None, progress)
+
+
+def _write(
+    contents: Contents, target: Path, threads: int | None, importance: Importance | None, progress: Progress | None
+) -> None:
     with replacing(target, contents.nbytes) as file:
         file.write(contents.header)
         write_entries(
             file, contents.entries, contents.alignment, threads=threads or cores(), importance=importance, progress=progress
         )
-    notes = tuple(_notes(weights, contents.entries, MIXES[type]))
-    if target.suffix.lower() != ".gguf" and weights.hints.layer_norm_eps != Hints().layer_norm_eps:
-        notes += (f"safetensors have no place for the layer norms' epsilon, which is {weights.hints.layer_norm_eps:g} here",)
-    return Report(target, type, weights.nbytes, contents.nbytes, time.perf_counter() - start, notes)
 
 
 def _default_type(weights: Weights, target: Path) -> str:

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from rwkv_edge.backend import Encoder
 
+T = TypeVar("T")
 Importance = Mapping[str, NDArray[np.float32]]
 Progress = Callable[[int, int], None]  # bytes of the source that are done, and all of them
 
@@ -51,27 +52,34 @@ def write_entries(
     entries = list(entries)
     total, done = sum(entry.source_bytes for entry in entries), 0
     with ThreadPoolExecutor(threads) as pool:
-        for entry in entries:
-            for data, source_bytes in _encoded_in_order(pool, entry, threads, _importance_of(entry, importance)):
-                file.write(data.data)
-                done += source_bytes
-                if progress:
-                    progress(done, total)
-            file.write(bytes(-entry.nbytes % alignment))
+        for data, source_bytes, padding in _in_order(_submitted(pool, entries, alignment, importance), 2 * threads):
+            file.write(data.result().data)
+            file.write(bytes(padding))
+            done += source_bytes
+            if progress:
+                progress(done, total)
 
 
-def _encoded_in_order(
-    pool: "Executor", entry: Entry, ahead: int, columns: NDArray[np.float32] | None
-) -> Iterator[tuple[NDArray[Any], int]]:
-    """(bytes of a piece, bytes it had in the source); at most `ahead` pieces are worked on beside the one that is next."""
-    waiting: deque[tuple[Future[NDArray[Any]], int]] = deque()
-    for piece in entry.pieces():
-        waiting.append((pool.submit(_encoded, piece, entry, columns), piece.nbytes))
+def _submitted(
+    pool: "Executor", entries: Iterable[Entry], alignment: int, importance: Importance | None
+) -> "Iterator[tuple[Future[NDArray[Any]], int, int]]":
+    """Begins a piece each time it is asked: (what waits for its bytes, bytes it had in the source, padding behind it)."""
+    for entry in entries:
+        columns = _importance_of(entry, importance)
+        left = entry.source_bytes
+        for piece in entry.pieces():
+            left -= piece.nbytes
+            yield pool.submit(encoded, piece, entry, columns), piece.nbytes, 0 if left else -entry.nbytes % alignment
+
+
+def _in_order(items: Iterator[T], ahead: int) -> Iterator[T]:
+    """The same items, each when `ahead` more have been taken: memory for these, and a drop of work left for each thread."""
+    waiting: deque[T] = deque()
+    for item in items:
+        waiting.append(item)
         if len(waiting) > ahead:
-            future, size = waiting.popleft()
-            yield future.result(), size
-    for future, size in waiting:
-        yield future.result(), size
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _importance_of(entry: Entry, importance: Importance | None) -> NDArray[np.float32] | None:
@@ -85,8 +93,11 @@ def _importance_of(entry: Entry, importance: Importance | None) -> NDArray[np.fl
     return np.ascontiguousarray(columns, np.float32)
 
 
-def _encoded(piece: Tensor, entry: Entry, importance: NDArray[np.float32] | None) -> NDArray[Any]:
-    """The bytes of a piece, uint8 or plain floats; its pages of the source are given back."""
+def encoded(piece: Tensor, entry: Entry, importance: NDArray[np.float32] | None = None) -> NDArray[Any]:
+    """The bytes of a piece, uint8 or plain floats; its pages of the source are given back.
+
+    Raises ModelFileError for numbers that the entry's format cannot hold.
+    """
     try:
         if piece.format == entry.format and entry.factor == 1:
             return np.array(piece.data, order="C")

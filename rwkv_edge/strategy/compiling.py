@@ -8,21 +8,21 @@ from typing import Any
 from numpy.typing import NDArray
 
 from rwkv_edge import registry
-from rwkv_edge.backend import Backend, Encoder, Executable, ReadsInPlace
+from rwkv_edge.backend import Backend, Executable, ReadsInPlace
+from rwkv_edge.convert.encoding import Progress
 from rwkv_edge.errors import BackendError, NotEnoughMemoryError, StrategyError
-from rwkv_edge.plan import Embed, MatMul, Plan
-from rwkv_edge.quant.convert import converted
+from rwkv_edge.plan import Embed, MatMul, Op, Plan
+from rwkv_edge.quant.convert import converted_all
 from rwkv_edge.strategy.budget import suggestion, within_budget
 from rwkv_edge.strategy.cut import Stage, cut
 from rwkv_edge.strategy.devices import backends_for, reader_in_place
-from rwkv_edge.strategy.grammar import Part, Strategy
+from rwkv_edge.strategy.grammar import ELSEWHERE, Part, Strategy
 from rwkv_edge.strategy.memory import Layer, Sizes, readable
 from rwkv_edge.strategy.notices import FallbackWarning, StrategyNotice
 from rwkv_edge.strategy.placement import places
 from rwkv_edge.strategy.split import Link, SplitExecutable
 from rwkv_edge.system_memory import available_memory
-from rwkv_edge.weights.mapping import is_mapped, release
-from rwkv_edge.weights.tensor import Tensor
+from rwkv_edge.weights.mapping import is_mapped
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,31 +42,52 @@ class Seat:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compiled:
-    """name: of the backends, in the order of their layers.  plan: the whole model's, with weights as the backends have them."""
+    """name: of the backends, in the order of their layers.  plan: the whole model's, with weights as the backends have them.
+    strategy: what was chosen, where it left something open."""
 
     name: str
     plan: Plan
     executable: Executable
+    strategy: Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """See `compiled`."""
+
+    threads: int | None
+    sparse: bool | None
+    progress: Progress | None
+    allocated: bool
 
 
 def compiled(
-    plan: Plan, strategy: Strategy, *, threads: int | None = None, sparse: bool | None = None
+    plan: Plan,
+    strategy: Strategy,
+    *,
+    threads: int | None = None,
+    sparse: bool | None = None,
+    progress: Progress | None = None,
+    allocated: bool = False,
 ) -> Compiled:
-    """threads, sparse: see `Backend`. Raises StrategyError; BackendError, also where memory does not suffice.
+    """threads, sparse: see `Backend`.  progress: of the conversion, see `converted_all`.  allocated: the weights are in memory
+    already, so that nothing is to be checked.
 
     "auto" goes on to the next backend, with a FallbackWarning, where one turns out not to run the plan.
+    Raises StrategyError; BackendError, also where memory does not suffice.
     """
     sizes = Sizes(plan)
     if strategy.budget is not None:
         strategy, sparse = within_budget(strategy, sizes), sparse or False
+    options = Options(threads, sparse, progress, allocated)
     if strategy.parts[0].device is not None:
-        return _compiled(plan, strategy.parts, backends_for(strategy.parts), sizes, threads, sparse)
+        return _compiled(plan, strategy.parts, backends_for(strategy.parts), sizes, options)
     refusals: list[BackendError] = []
     for backend in registry.candidates():
         if refusals:
             warnings.warn(f"running on the {backend.name} backend: {refusals[-1]}", FallbackWarning, stacklevel=3)
         try:
-            return _compiled(plan, strategy.parts, [backend], sizes, threads, sparse)
+            return _compiled(plan, strategy.parts, [backend], sizes, options)
         except NotEnoughMemoryError:
             raise
         except BackendError as error:
@@ -75,25 +96,26 @@ def compiled(
 
 
 def _compiled(
-    plan: Plan,
-    parts: Sequence[Part],
-    backends: Sequence[Backend],
-    sizes: Sizes,
-    threads: int | None,
-    sparse: bool | None,
+    plan: Plan, parts: Sequence[Part], backends: Sequence[Backend], sizes: Sizes, options: Options
 ) -> Compiled:
     seats = _seats(parts, backends, max(1, len(plan.layer_starts)))
-    _check_memory(seats, sizes)
-    plan = _in_formats(plan, seats)
+    if not options.allocated:
+        _check_memory(seats, sizes)
+    plan = _in_formats(plan, seats, options.threads, options.progress)
     name = " -> ".join(name for name, _ in groupby(seat.backend.name for seat in seats))
+    strategy = Strategy(tuple(_as_chosen(part, backend) for part, backend in zip(parts, backends, strict=True)))
     begins = [i for i, seat in enumerate(seats) if i == 0 or not seat.joins(seats[i - 1])]
     if len(begins) == 1 and not seats[0].streamed:
         precision = _precision(seats)
-        executable = seats[0].backend.compile(plan, precision=precision, threads=threads, sparse=sparse)
-        return Compiled(name, plan, executable)
+        whole = seats[0].backend.compile(plan, precision=precision, threads=options.threads, sparse=options.sparse)
+        return Compiled(name, plan, whole, strategy)
     stages = cut(plan, [plan.layer_starts[i] for i in begins[1:]])
     groups = [seats[begin:end] for begin, end in pairwise([*begins, len(seats)])]
-    return Compiled(name, plan, _split(stages, groups, threads, sparse))
+    return Compiled(name, plan, _split(stages, groups, options.threads, options.sparse), strategy)
+
+
+def _as_chosen(part: Part, backend: Backend) -> Part:
+    return replace(part, device=backend.name, which=None if part.device in ELSEWHERE else part.which)
 
 
 def _seats(parts: Sequence[Part], backends: Sequence[Backend], n_places: int) -> list[Seat]:
@@ -124,32 +146,38 @@ def _check_memory(seats: Sequence[Seat], sizes: Sizes) -> None:
         raise NotEnoughMemoryError(f"the model needs {readable(need)} of memory, {readable(there)} are available; {fits}")
 
 
-def _in_formats(plan: Plan, seats: Sequence[Seat]) -> Plan:
+def _in_formats(plan: Plan, seats: Sequence[Seat], threads: int | None, progress: Progress | None) -> Plan:
     """The plan with its matrices in formats that were asked for and that the backends compute with.
 
     A format that a backend does not know is decoded to float32: exact, at the price of memory. Where layers are streamed the
     embedding stays as stored: a step reads a row of it.
     """
-    encode = registry.encoder() if any(seat.weight_format for seat in seats) else None
     bounds = [*(plan.layer_starts or (0,)), len(plan.ops)]
     streams = any(seat.streamed for seat in seats)
     ops = list(plan.ops)
+    wanted: dict[str, list[int]] = {}
+    matrices: list[tuple[int, Backend]] = []
     for seat, (begin, end) in zip(seats, pairwise(bounds), strict=True):
         for i in range(begin, end):
-            op = ops[i]
-            if isinstance(op, MatMul | Embed):
-                wanted = None if streams and isinstance(op, Embed) else seat.weight_format
-                ops[i] = replace(op, weight=_in_format(op.weight, wanted, seat.backend, encode))
+            if isinstance(op := ops[i], MatMul | Embed):
+                matrices.append((i, seat.backend))
+                if seat.weight_format is not None and not (streams and isinstance(op, Embed)):
+                    wanted.setdefault(seat.weight_format, []).append(i)
+
+    def convert(positions: Sequence[int], type: str) -> None:
+        found = [op.weight for i in positions if isinstance(op := ops[i], MatMul | Embed)]
+        for i, weight in zip(positions, converted_all(found, type, threads=threads, progress=progress), strict=True):
+            ops[i] = replace(ops[i], weight=weight)  # type: ignore[arg-type]
+
+    for type, positions in wanted.items():
+        convert(positions, type)
+    convert([i for i, backend in matrices if not backend.supports(_format(ops[i]))], "f32")
     return replace(plan, ops=tuple(ops))
 
 
-def _in_format(tensor: Tensor, wanted: str | None, backend: Backend, encode: Encoder | None) -> Tensor:
-    changed = tensor if wanted is None or encode is None else converted(tensor, wanted, encode)
-    if not backend.supports(changed.format):
-        changed = converted(changed, "f32")
-    if changed is not tensor:
-        release(tensor.data)
-    return changed
+def _format(op: Op) -> str:
+    assert isinstance(op, MatMul | Embed)
+    return op.weight.format
 
 
 def _split(

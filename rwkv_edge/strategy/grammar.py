@@ -44,6 +44,12 @@ class Strategy:
     parts: tuple[Part, ...]
     budget: int | None = None
 
+    @property
+    def weight_format(self) -> str | None:
+        """Of all layers, where these are all in one."""
+        whole = len(self.parts) == 1 and not self.parts[0].streams and self.budget is None
+        return self.parts[0].weight_format if whole else None
+
 
 @dataclass(frozen=True, slots=True)
 class _Word:

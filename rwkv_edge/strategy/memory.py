@@ -1,21 +1,16 @@
 """How much memory a model needs in each weight format, before any of it is allocated."""
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rwkv_edge.plan import Embed, MatMul, Plan
-from rwkv_edge.quant.convert import converted
+from rwkv_edge.quant.convert import wanted_format
 from rwkv_edge.quant.formats import FORMATS
-from rwkv_edge.weights.tensor import Tensor
 
 TOKENS_AT_ONCE = 512  # at most, see rwkv_edge/model.py
-LAYER = re.compile(r"blocks\.\d+\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +39,6 @@ class Sizes:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._formats: dict[tuple[Any, ...], str] = {}
         self._layers: dict[tuple[str | None, bool], list[int]] = {}
 
     def need(self, layers: Sequence[Layer]) -> Need:
@@ -92,25 +86,11 @@ class Sizes:
             alive -= dying.pop(position, 0)
         return 4 * (most * TOKENS_AT_ONCE + self.plan.logits.width)
 
-    def format_of(self, tensor: Tensor, format: str | None) -> str:
-        """What `converted` would make of it, tried with its first row: the rules are in one place."""
-        if format is None:
-            return tensor.format
-        key = LAYER.sub("", tensor.name), tensor.shape, tensor.format, format
-        if key not in self._formats:
-            self._formats[key] = converted(tensor[:1], format, _empty_blocks).format
-        return self._formats[key]
-
     def _bytes(self, op: MatMul | Embed, format: str | None, embedding: bool) -> int:
-        becomes = self.format_of(op.weight, format)
+        becomes = op.weight.format if format is None else wanted_format(op.weight, format)
         if becomes == op.weight.format:
             return 0 if isinstance(op, Embed) and not embedding else op.weight.nbytes
         return FORMATS[becomes].nbytes(op.weight.shape)
-
-
-def _empty_blocks(format: str, weights: NDArray[np.float32], importance: object = None) -> NDArray[np.uint8]:
-    """In place of an encoder, where only the size is asked for."""
-    return np.empty((*weights.shape[:-1], FORMATS[format].row_bytes(weights.shape[-1])), np.uint8)
 
 
 def readable(nbytes: int) -> str:

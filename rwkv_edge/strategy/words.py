@@ -1,15 +1,9 @@
 """The words for weight formats."""
+from rwkv_edge.quant.convert import WORDS
 
-# Strategy word -> (weight format, precision of activations and state); None: as stored, the backend's own.
+# Strategy word -> (type of the weights, precision of activations and state); None: as stored, the backend's own.
 WEIGHT_FORMATS: dict[str, tuple[str | None, str | None]] = {
-    "fp32": ("f32", "fp32"),
-    "fp16": ("f16", None),
-    "fp16i8": ("q8_0", None),
-    "int8": ("q8_0", None),
-    "q8_0": ("q8_0", None),
-    "q8": ("q8_0", None),
-    "q4": ("q4_0", None),
-    "q4_0": ("q4_0", None),
+    **{word: (meaning.type, meaning.precision) for word, meaning in WORDS.items()},
     "fp64": (None, "fp64"),
 }
 FP64_DEVICES = ("numpy",)

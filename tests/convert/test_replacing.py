@@ -2,6 +2,9 @@
 import errno
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +72,37 @@ def test_a_place_that_cannot_be_written_is_told(path: str, message: str, tmp_pat
         os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OutputError, match=message), replacing(tmp_path / path, 3):
         raise AssertionError("not reached")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from rwkv_edge.convert.replacing import replacing
+with replacing(Path(sys.argv[1]), 3) as file:
+    file.write(b"ne")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal here")
+def test_what_a_killed_process_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", KILLED, str(target)], check=False).returncode == -signal.SIGKILL
+        assert len(list(tmp_path.iterdir())) == 1
+    (tmp_path / ".other.1.part").write_bytes(b"another file's")
+    with replacing(target, 3) as file:
+        file.write(b"new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.1.part", "out"]
+
+
+def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
+    with replacing(tmp_path / "out", 3) as file:
+        [temporary] = tmp_path.iterdir()
+        other = temporary.rename(tmp_path / ".out.1.part")  # as another process would have called it
+        with replacing(tmp_path / "out", 3) as second:
+            second.write(b"2nd")
+        other.rename(temporary)
+        file.write(b"1st")
+    assert (tmp_path / "out").read_bytes() == b"1st"

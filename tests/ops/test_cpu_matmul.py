@@ -81,6 +81,13 @@ def test_rows_longer_than_a_tile(format: str, n_tokens: int) -> None:
 
 
 @pytest.mark.parametrize("format", BLOCK_FORMATS)
+@pytest.mark.parametrize("n_tokens", [6, 8, 11])
+def test_rows_longer_than_a_panel(format: str, n_tokens: int) -> None:
+    """In two parts, of which the second is added to the first; and rows that do not fill a panel."""
+    assert_within_rounding(random_blocks(format, 53, 4608), activations(n_tokens, 4608), 2)
+
+
+@pytest.mark.parametrize("format", BLOCK_FORMATS)
 @pytest.mark.parametrize("n_tokens", [PANELS - 1, PANELS, TILE_TOKENS + 5])
 def test_many_tokens(format: str, n_tokens: int) -> None:
     """In panels or not, and more than meet an unpacked tile; the last panel is narrower."""
@@ -118,10 +125,10 @@ def test_zeros_and_tiny_activations(format: str, n_tokens: int) -> None:
 
 
 @pytest.mark.parametrize("format", BLOCK_FORMATS)
-@pytest.mark.parametrize("n_tokens", [1, 3, 32])
+@pytest.mark.parametrize("n_tokens", [1, 3, 8, 32])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nan_and_infinity_reach_the_result(format: str, n_tokens: int, value: float) -> None:
-    weight = random_blocks(format, 5, 512)
+    weight = random_blocks(format, 21, 512)
     x = activations(n_tokens, 512)
     clean = product(weight, x)
     bad = x.copy()

@@ -17,6 +17,8 @@ from rwkv_edge.strategy import Part, Strategy, parse
         ("webgpu fp16", [Part("webgpu", "f16")]),
         ("webgpu int8", [Part("webgpu", "q8_0")]),
         ("webgpu q4_0", [Part("webgpu", "q4_0")]),
+        ("cpu q4_k", [Part("cpu", "q4_k_m")]),
+        ("cpu bf16", [Part("cpu", "bf16")]),
         ("webgpu:1", [Part("webgpu", which="1")]),
         ("webgpu:radeon fp16", [Part("webgpu", "f16", which="radeon")]),
         ("numpy", [Part("numpy")]),

@@ -94,7 +94,7 @@ def test_too_little_memory_is_found_before_it_is_taken(
     strategy: str, path: Path, sizes: Sizes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     need_backend("cpu")
-    monkeypatch.setattr("rwkv_edge.strategy.compiling.converted", lambda *_: pytest.fail("nothing may be made yet"))
+    monkeypatch.setattr("rwkv_edge.strategy.compiling.converted_all", lambda *_, **__: pytest.fail("nothing may be made yet"))
     there = sizes.of_format(WEIGHT_FORMATS["q4"][0]).total
     device = strategy.split()[0].replace("auto", "cpu")
     for memory, fits in ((there, f'"{device} q4" needs {readable(there)}'), (there - 1, f'"{device} *0+", which reads')):

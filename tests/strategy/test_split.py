@@ -76,8 +76,9 @@ def test_states_outlive_the_model(strategy: str, tiny_pth: TinyPth) -> None:
         _, state = model.forward(TOKENS[:6])
         expected, _ = model.forward(TOKENS[6:], state.copy())
         _, state = model.forward(TOKENS[6:8], state)
+        executable = model._executable
     with pytest.raises(BackendError, match="closed"):
-        model._executable.run(None)  # type: ignore[arg-type]
+        executable.run(None)  # type: ignore[arg-type]
     with Model(tiny_pth("7"), "numpy") as model:
         logits, _ = model.forward(TOKENS[8:], state)
         assert np.abs(logits - expected).max() < 1e-4
