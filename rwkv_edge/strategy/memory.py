@@ -39,33 +39,41 @@ class Sizes:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._layers: dict[tuple[str | None, bool], list[int]] = {}
+        self._layers: dict[str | None, list[int]] = {}
 
     def need(self, layers: Sequence[Layer]) -> Need:
         """What stays in memory, and of what is streamed the two largest neighbours: one in use, one on its way. The rows of an
         embedding that stays as stored are read when they are used."""
         sizes = [self.layers(layer.format)[i] * (not layer.streamed) for i, layer in enumerate(layers)]
         streamed = [self.layers(None)[i] * layer.streamed for i, layer in enumerate(layers)]
-        window = max((a + b for a, b in pairwise([*streamed, streamed[0]])), default=0) if any(streamed) else 0
-        return Need(sum(sizes) + window + self.vectors, 4 * self.plan.state_size, self.activations)
+        if any(streamed):  # then the embedding stays as stored, see compiling.py
+            more = max(a + b for a, b in pairwise([*streamed, streamed[0]]))
+        else:
+            more = self.embedding(layers[0].format)
+        return Need(sum(sizes) + more + self.vectors, 4 * self.plan.state_size, self.activations)
 
     def of_format(self, format: str | None) -> Need:
         """All layers in this format."""
         return self.need([Layer(format)] * len(self.layers(None)))
 
-    def layers(self, format: str | None, embedding: bool = False) -> list[int]:
-        """Bytes of each layer's matrices and of the head's; with the whole `embedding`, or only where it is converted."""
-        if (format, embedding) not in self._layers:
-            bounds = [*self.plan.layer_starts, len(self.plan.ops)] if self.plan.layer_starts else [0, len(self.plan.ops)]
-            self._layers[format, embedding] = [
-                sum(self._bytes(op, format, embedding) for op in self.plan.ops[begin:end] if isinstance(op, MatMul | Embed))
+    def layers(self, format: str | None) -> list[int]:
+        """Bytes of each layer's matrices, the embedding aside, and of the head's."""
+        if format not in self._layers:
+            bounds = [*(self.plan.layer_starts or (0,)), len(self.plan.ops)]
+            self._layers[format] = [
+                sum(_nbytes(op, format) for op in self.plan.ops[begin:end] if isinstance(op, MatMul))
                 for begin, end in pairwise(bounds)
             ]
-        return self._layers[format, embedding]
+        return self._layers[format]
+
+    def embedding(self, format: str | None, whole: bool = False) -> int:
+        """Bytes of the embedding where it is converted; whole: also where it stays as stored."""
+        embeds = [op for op in self.plan.ops if isinstance(op, Embed)]
+        return sum(_nbytes(op, format) for op in embeds if whole or _becomes(op, format) != op.weight.format)
 
     def file(self, format: str | None) -> int:
         """Bytes of a file of all weights in this format, headers aside."""
-        return sum(self.layers(format, embedding=True)) + self.vectors
+        return sum(self.layers(format)) + self.embedding(format, whole=True) + self.vectors
 
     @cached_property
     def vectors(self) -> int:
@@ -86,11 +94,14 @@ class Sizes:
             alive -= dying.pop(position, 0)
         return 4 * (most * TOKENS_AT_ONCE + self.plan.logits.width)
 
-    def _bytes(self, op: MatMul | Embed, format: str | None, embedding: bool) -> int:
-        becomes = op.weight.format if format is None else wanted_format(op.weight, format)
-        if becomes == op.weight.format:
-            return 0 if isinstance(op, Embed) and not embedding else op.weight.nbytes
-        return FORMATS[becomes].nbytes(op.weight.shape)
+
+def _becomes(op: MatMul | Embed, format: str | None) -> str:
+    return op.weight.format if format is None else wanted_format(op.weight, format)
+
+
+def _nbytes(op: MatMul | Embed, format: str | None) -> int:
+    becomes = _becomes(op, format)
+    return op.weight.nbytes if becomes == op.weight.format else FORMATS[becomes].nbytes(op.weight.shape)
 
 
 def readable(nbytes: int) -> str:

@@ -1,5 +1,6 @@
 """An executable made of several: each runs its stage of the model, and hands its rows to the next."""
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from rwkv_edge.backend import Batch, Executable, HoldsStates
+from rwkv_edge.backend import Batch, Executable, HoldsStates, LimitsRuns
 from rwkv_edge.errors import BackendError
 from rwkv_edge.strategy.cut import Stage
 from rwkv_edge.weights.mapping import read_ahead, release
@@ -56,6 +57,12 @@ class SplitExecutable:
         self._closed = False
         for link in links:  # the system maps whole stretches of a file around the vectors that were read
             link.release()
+
+    @property
+    def tokens_per_run(self) -> int:
+        """See `rwkv_edge.backend.LimitsRuns`. Where layers are streamed long runs are best: each reads all of them."""
+        limits = [link.executable.tokens_per_run for link in self._links if isinstance(link.executable, LimitsRuns)]
+        return sys.maxsize if any(link.streamed for link in self._links) else min(limits, default=sys.maxsize)
 
     def run(self, batch: Batch) -> Array:
         return self.run_all(batch)[0]

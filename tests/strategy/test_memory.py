@@ -13,7 +13,7 @@ from rwkv_edge.cli import main
 from rwkv_edge.errors import NotEnoughMemoryError
 from rwkv_edge.plan import Embed, MatMul
 from rwkv_edge.strategy import WEIGHT_FORMATS, StrategyNotice, parse
-from rwkv_edge.strategy.budget import SMALLER
+from rwkv_edge.strategy.budget import SMALLER, streaming
 from rwkv_edge.strategy.memory import Layer, Sizes, readable
 from rwkv_edge.weights import open_weights
 from tests.checkpoints.pth import write_pth
@@ -46,7 +46,7 @@ def test_sizes_are_those_of_what_is_made(version: str, word: str, tiny_pth: Call
             sum(op.weight.nbytes for op in model.plan.ops[a:b] if isinstance(op, MatMul | Embed))
             for a, b in zip(bounds[:-1], bounds[1:], strict=True)  # noqa: RUF007
         ]
-    assert found.layers(format, embedding=True) == made
+    assert [found.layers(format)[0] + found.embedding(format, whole=True), *found.layers(format)[1:]] == made
 
 
 def test_what_is_streamed_counts_as_two_layers(sizes: Sizes) -> None:
@@ -83,8 +83,8 @@ def test_a_budget_takes_the_best_that_fits(path: Path, sizes: Sizes) -> None:
 
 
 def test_a_budget_keeps_a_format_that_was_asked_for(path: Path, sizes: Sizes) -> None:
-    budget = (sizes.of_format("q8_0").total - 1) / 1e3
-    with pytest.warns(StrategyNotice, match="layers, the other . of 7"), Model(path, f"numpy q8_0 <{budget:.3f}KB") as model:
+    budget = sizes.need(streaming(3, "q8_0", sizes)).total / 1e3
+    with pytest.warns(StrategyNotice, match="for 3 layers, the other 4 of 7"), Model(path, f"numpy q8_0 <{budget:.3f}KB") as model:
         kinds = {op.weight.format for op in model.plan.ops if isinstance(op, MatMul) and op.weight.name.endswith("key.weight")}
     assert kinds == {"q8_0", "bf16"}
 
