@@ -1,4 +1,5 @@
 """The command line: what it prints, and that a user's mistake is one sentence and a non-zero exit, never a traceback."""
+import json
 import os
 import subprocess
 import sys
@@ -64,6 +65,20 @@ def test_info_shows_version_shape_and_formats(
     assert f"RWKV-{version}" in out
     assert "3 layers, 64 channels" in out
     assert "f32 0." in out
+    assert "as stored" in out
+    assert "q8_0" in out
+
+
+def test_info_as_json(tiny_pth: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(tiny_pth("6")), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["version"], facts["n_layer"], facts["n_embd"], facts["n_vocab"]) == ("6", 3, 64, 97)
+    stored, *others = facts["formats"]
+    assert stored["words"] == []
+    assert stored["file"] == sum(facts["stored"].values()) == 4 * facts["parameters"]
+    assert any("q8_0" in row["words"] for row in others)
+    for row in facts["formats"]:
+        assert row["memory"] == row["weights"] + facts["state"] + row["activations"]
 
 
 def test_demo_continues_its_prompt_like_python(capsys: pytest.CaptureFixture[str]) -> None:

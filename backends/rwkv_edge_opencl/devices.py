@@ -47,7 +47,8 @@ def _able(device: Any) -> bool:
 
 def _found(platform: Any, device: Any) -> Found:
     name = " ".join(device.name.split()) or "unnamed device"
-    return Found(name, _kind(device), f"{device.version} {device.driver_version}", platform.name.strip(), device)
+    driver = f"{device.version} {device.driver_version}"
+    return Found(name, _kind(device), driver, platform.name.strip(), device, int(device.global_mem_size))
 
 
 def _kind(device: Any) -> str:

@@ -5,19 +5,20 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import ClassVar
 
-from rwkv_edge.backend import Availability, Executable
+from rwkv_edge.backend import Availability, Device, Executable
 from rwkv_edge.device.driver import Driver
 from rwkv_edge.device.found import Found, choose
 from rwkv_edge.device.source import Sources
 from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import Plan
 from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge.system_memory import total_memory
 
 logger = logging.getLogger("rwkv_edge")
 
 
 class DeviceBackend(ABC):
-    """See `rwkv_edge.backend.Backend`, `HasDevices`. A subclass finds devices and opens one.
+    """See `rwkv_edge.backend.Backend`, `HasDevices`, `ListsDevices`. A subclass finds devices and opens one.
 
     library: the package that it needs, which the extra of the backend's name installs.  noun: what messages call a device.
     none_found: a sentence.  sources: the kernels.
@@ -55,6 +56,11 @@ class DeviceBackend(ABC):
         if not found:
             return Availability(False, self.none_found)
         return Availability(True, f"on {found[0].describe()}", automatic=found[0].kind != "software")
+
+    def devices(self) -> list[Device]:
+        """See `rwkv_edge.backend.ListsDevices`. A device without memory of its own has the machine's."""
+        shared = {"integrated", "software"}
+        return [Device(d.name, d.kind, d.memory or (total_memory() if d.kind in shared else None)) for d in self.found()]
 
     def supports(self, format: str) -> bool:
         return format in FORMATS

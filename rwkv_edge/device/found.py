@@ -12,7 +12,7 @@ ORDER = ("discrete", "integrated", "other", "software")
 class Found:
     """name: the device's.  kind: one of ORDER.  driver: what else decides what it computes.  api: through what it is reached.
 
-    handle: the backend's own.
+    handle: the backend's own.  memory: bytes, None where the driver does not tell.
     """
 
     name: str
@@ -20,6 +20,7 @@ class Found:
     driver: str
     api: str
     handle: Any
+    memory: int | None = None
 
     def describe(self) -> str:
         return f"{self.name} ({self.kind}, {self.api})"

@@ -13,7 +13,7 @@ from rwkv_edge import plan as p
 
 Family = Literal["rows", "heads", "matmul"]
 ELEMENTWISE = (p.Lerp, p.Add, p.Multiply, p.Scale, p.Activation)
-ROWS = (p.Embed, p.SelectOutputs, p.LayerNorm, p.TokenShift)
+ROWS = (p.Embed, p.Input, p.SelectOutputs, p.LayerNorm, p.TokenShift)
 HEADS = (p.GroupNorm, p.L2Normalize, p.HeadBonus, p.Wkv4, p.Wkv6, p.Wkv7)
 WITH_STATE = (p.Wkv4, p.Wkv6, p.Wkv7)
 MAX_MEMBERS = 8  # matrices of a matmul stage, and thereby the length of its parameters
@@ -57,7 +57,7 @@ class _Scheduler:
         self.one_each, self.split = one_each, split
         self.ops_left = list(plan.ops)
         self.done: set[int] = set()
-        self.kept = {plan.logits.index}
+        self.kept = {buffer.index for buffer in plan.results}
         self.readers: dict[int, list[p.Op]] = {}
         for op in plan.ops:
             for buffer in p.inputs(op):

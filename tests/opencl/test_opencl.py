@@ -13,7 +13,7 @@ from rwkv_edge import BackendError, registry
 from rwkv_edge.backend import Availability, Batch
 from rwkv_edge.device.found import choose
 from rwkv_edge.device.source import Sources
-from rwkv_edge.strategy import FallbackWarning, Strategy, compiled
+from rwkv_edge.strategy import FallbackWarning, compiled, parse
 from tests.conftest import need_backend
 from tests.cpu.plans import deep_plan
 
@@ -35,6 +35,7 @@ class FakeDevice:
     driver_version = "1.0"
     available = compiler_available = endian_little = True
     local_mem_size = 32768
+    global_mem_size = 1 << 30
 
     def __init__(self, name: str, type: int = GPU, unified: bool = False, version: str = "OpenCL 3.0 x", **more: Any) -> None:
         self.name, self.type, self.host_unified_memory, self.version = name, type, unified, version
@@ -164,11 +165,11 @@ def test_auto_goes_on_with_a_notice(machine: Callable[..., None], cl: Any, monke
     machine(*BOARD)
     monkeypatch.setattr(cl, "Context", raising(failure(cl, "OUT_OF_RESOURCES")))
     with pytest.warns(FallbackWarning, match="running on the numpy backend: Radeon RX was lost"):
-        chosen, _, executable = compiled(deep_plan(), Strategy(None))
+        chosen = compiled(deep_plan(), parse("auto"))
     assert chosen.name == "numpy"
-    executable.close()
+    chosen.executable.close()
     with pytest.raises(BackendError, match="Radeon RX was lost"):
-        compiled(deep_plan(), Strategy("opencl"))
+        compiled(deep_plan(), parse("opencl"))
 
 
 # ---- a real device that fails

@@ -10,7 +10,7 @@ from rwkv_edge_webgpu import WebGpuBackend, adapters, backend
 from rwkv_edge import BackendError, StrategyError, registry
 from rwkv_edge.backend import Availability, Batch
 from rwkv_edge.device.found import choose
-from rwkv_edge.strategy import FallbackWarning, Strategy, compiled
+from rwkv_edge.strategy import FallbackWarning, compiled, parse
 from tests.conftest import need_backend
 from tests.cpu.plans import deep_plan
 
@@ -115,16 +115,16 @@ def test_auto_goes_on_with_a_notice(machine: Callable[..., None], monkeypatch: p
 
     monkeypatch.setattr(registry.load("webgpu"), "compile", refuse)
     with pytest.warns(FallbackWarning, match="running on the numpy backend: Radeon RX is out of memory"):
-        chosen, _, executable = compiled(deep_plan(), Strategy(None))
+        chosen = compiled(deep_plan(), parse("auto"))
     assert chosen.name == "numpy"
-    executable.close()
+    chosen.executable.close()
     with pytest.raises(BackendError, match="out of memory"):
-        compiled(deep_plan(), Strategy("webgpu"))
+        compiled(deep_plan(), parse("webgpu"))
 
 
 def test_a_backend_without_devices() -> None:
     with pytest.raises(StrategyError, match="numpy has no devices"):
-        compiled(deep_plan(), Strategy("numpy", which="1"))
+        compiled(deep_plan(), parse("numpy:1"))
 
 
 def test_out_of_memory(gpu: WebGpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
