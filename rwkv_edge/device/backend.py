@@ -59,8 +59,8 @@ class DeviceBackend(ABC):
 
     def devices(self) -> list[Device]:
         """See `rwkv_edge.backend.ListsDevices`. A device without memory of its own has the machine's."""
-        shared = {"integrated", "software"}
-        return [Device(d.name, d.kind, d.memory or (total_memory() if d.kind in shared else None)) for d in self.found()]
+        machines = {kind: total_memory() for kind in ("integrated", "software")}
+        return [Device(d.name, d.kind, d.memory or machines.get(d.kind), f"{d.api} {d.driver}") for d in self.found()]
 
     def supports(self, format: str) -> bool:
         return format in FORMATS
