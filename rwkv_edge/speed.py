@@ -4,6 +4,7 @@ A measurement runs a small model's worth of matrix products, each in a launch wi
 device and its driver. Asking all drivers takes half a second, so the order that follows from them is remembered too, until
 something changes that can be seen without asking.
 """
+import logging
 import os
 import platform
 import sys
@@ -20,6 +21,7 @@ from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import Plan, PlanBuilder
 from rwkv_edge.quant.samples import random_matrix
 
+logger = logging.getLogger("rwkv_edge")
 WIDTH, PRODUCTS = 2048, 14  # 62 MB: more than caches hold
 LEAST_RUNS, SECONDS = 3, 0.3
 DRIVER_FOLDERS = ("/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d", "/etc/OpenCL/vendors")
@@ -50,6 +52,7 @@ def speed(backend: Backend, device: Device | None, anew: bool = False) -> float:
     key = backend.name, *((device.name, device.driver) if device else ())
     known = findings.recall("speed", *key)
     if anew or not isinstance(known, float):
+        logger.info("measuring how fast %s is", device.name if device else backend.name)
         known = measure(backend)
         findings.remember("speed", known, *key)
     return known
