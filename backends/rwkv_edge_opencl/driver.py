@@ -52,7 +52,7 @@ class OpenClDriver:
     def __init__(self, device: Found) -> None:
         self.name = device.name
         self._opened: Opened | None = None
-        with self._explained("cannot be opened"):
+        with self._explained("cannot be opened", lambda error: "other"):
             self._opened = OPENED.get(device)
             self.queue = cl.CommandQueue(self._opened.context)
         about = device.handle

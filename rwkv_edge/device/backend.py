@@ -82,9 +82,11 @@ class DeviceBackend(ABC):
             raise BackendError(self.none_found)
         device = choose(found, self._which, self.noun)
 
-        def on_device(plan: Plan) -> Executable:
+        def on_device(plan: Plan) -> DeviceExecutable:
             return DeviceExecutable(plan, self.open(device))
 
         logger.info("%s runs on %s", self.name, device.describe())
         check_once(on_device, device.describe(), device.driver, version(self.library), self.sources.digest())
-        return on_device(plan)
+        executable = on_device(plan)
+        executable.prepare()
+        return executable
