@@ -77,7 +77,7 @@ class DeviceExecutable:
             return results
 
     def prepare(self) -> None:
-        """Compile what single tokens need, so that a device that refuses does so now. Raises BackendError, and is closed then."""
+        """Compile what single tokens need: a device that refuses does so now. Raises BackendError, and is closed then."""
         arena = self._program.arenas[True]
         try:
             self._arena.reserve(4 * arena.floats(1, 1))
