@@ -13,6 +13,7 @@ from rwkv_edge.device import inputs
 from rwkv_edge.device.driver import Driver, Grid, RunShape, Step
 from rwkv_edge.device.kernels import DOT_TOKENS
 from rwkv_edge.device.program import Program
+from rwkv_edge.device.stages import refuse_unknown
 from rwkv_edge.device.states import Seats
 from rwkv_edge.errors import BackendError
 
@@ -31,6 +32,7 @@ class DeviceExecutable:
         self._n_vocab = min((op.weight.shape[0] for op in self._host_rows if isinstance(op, p.Embed)), default=None)
         self._input_widths = [op.out.width for op in self._host_rows if isinstance(op, p.Input)]
         try:
+            refuse_unknown(plan)
             self._program = Program(plan, driver)
             self._seats = Seats(driver, plan.state_size)
         except BaseException:
