@@ -75,7 +75,7 @@ class ChatFormat:
                 raise InputError(f"the format {self.name} has no system prompt")
             return self.system.format(clean(message.content))
         if message.role == "assistant":
-            gap = "" if self.assistant.endswith("\n") else " "
+            gap = "" if self.assistant.endswith("\n") or not message.content else " "
             return self.assistant + gap + message.content
         instruction, blank, rest = message.content.replace("\r\n", "\n").partition(SEPARATOR)
         if self.input is None or not blank:
