@@ -81,9 +81,12 @@ class Chat:
         self._begin(_with_system(checked_messages(messages), system))
 
     def _begin(self, messages: list[Message]) -> None:
+        if messages:  # what the format cannot express is refused now, not at the first reply
+            asked = messages if messages[-1].role == "user" else [*messages, Message("user", "?")]
+            self.format.continued("", asked, 0, self._think)
+        self._place = self._first_place()
         self._messages = messages
         self._turns: list[Turn] = []
-        self._place = self._first_place()
 
     def _first_place(self) -> Place:
         if self._start is None:
@@ -111,6 +114,17 @@ class Chat:
             modes = ", ".join(self.format.think_modes)
             raise InputError(f"think must be one of {modes} with the format {self.format.name}, got {mode!r:.40}")
         self._think = mode
+
+    @property
+    def max_tokens(self) -> int:
+        """Where a reply is cut. Setting it raises InputError for what is no integer from 1."""
+        return self._max_tokens
+
+    @max_tokens.setter
+    def max_tokens(self, count: int) -> None:
+        if type(count) is not int or count < 1:
+            raise InputError(f"max_tokens must be an integer from 1, got {count!r:.40}")
+        self._max_tokens = count
 
     @property
     def state(self) -> State:
@@ -160,11 +174,7 @@ class Chat:
         """Begin anew, from the same state, with this system prompt (None: the one there was; "": none)."""
         self._settle()
         kept = self.system if system is None else system
-        messages = _with_system([], kept or None)
-        if messages:
-            self.format.continued("", [*messages, Message("user", "?")], 0, "off")  # raises where it takes no system prompt
-        self._first_place()
-        self._begin(messages)
+        self._begin(_with_system([], kept or None))
 
     def save(self, path: str | Path) -> None:
         """Write a state file that also holds the conversation. Raises StateError where it cannot be written."""

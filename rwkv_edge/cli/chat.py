@@ -76,6 +76,10 @@ def converse(chat: Chat, model: Model, *, stats: bool) -> None:
                 show(reply, chat, stats=stats)
         except EOFError:
             return
+        except KeyboardInterrupt:  # between two steps, or a second time during one
+            if not sys.stdin.isatty():
+                raise
+            print("\n[interrupted; the question is taken back]", file=sys.stderr)
         except RwkvEdgeError as error:
             print(f"rwkv-edge: {printable(error)}", file=sys.stderr)
 

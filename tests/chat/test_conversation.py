@@ -293,11 +293,13 @@ def test_a_conversation_longer_than_a_file_takes_is_refused(world_model: Model, 
 
 def test_a_mistake_leaves_the_conversation_as_it_is(world_model: Model) -> None:
     chat = world_model.chat(max_tokens=4)
-    chat.max_tokens = 0
     for mistake, sentence in (
         (lambda: chat.ask(" \n"), "empty"),
         (lambda: chat.ask(b"x"), "must be text"),  # type: ignore[arg-type]
-        (lambda: chat.ask("x"), "max_tokens"),
+        (lambda: setattr(chat, "max_tokens", 0), "max_tokens"),
+        (lambda: world_model.chat(max_tokens=True), "max_tokens"),
+        (lambda: world_model.chat(format="qa", system="x"), "no system prompt"),
+        (lambda: world_model.chat(format="qa").reset("x"), "no system prompt"),
         (lambda: setattr(chat, "think", "x"), "think must be one of off, on, fast"),
         (lambda: world_model.chat(format="nosuch"), "no chat format 'nosuch'"),
         (lambda: world_model.chat(format="template"), "has no chat template"),
