@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import reference_encoder
-from bench.encode_kl import matrices
+from bench.held_out import matrices
 from bench.table import Row, report
 from rwkv_edge import registry
 from rwkv_edge.backend import Encoder

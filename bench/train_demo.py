@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from numba import set_num_threads
 from torch import Tensor, nn
 
+from bench.held_out import HELD_OUT
 from bench.wkv7_training import HEAD_SIZE, V7_DECAY, check_kernels, wkv7
 
 LN_EPS, GROUP_NORM_EPS = 1e-5, 64e-5
@@ -39,12 +40,6 @@ LENGTHS = 256, 512  # tokens of a segment in the first and the second half of th
 MUON_LR, ADAM_LR = 0.02, 3e-3
 KEEP_STATE = 0.9  # chance that a lane carries its state on to the next segment
 
-HELD_OUT = (
-    "asyncio/locks.py", "configparser.py", "csv.py", "distutils/ccompiler.py", "email/message.py", "fractions.py",
-    "heapq.py", "http/server.py", "idlelib/autocomplete.py", "json/decoder.py", "json/encoder.py",
-    "multiprocessing/pool.py", "queue.py", "sched.py", "shelve.py", "statistics.py", "tempfile.py", "textwrap.py",
-    "unittest/case.py", "zoneinfo/_zoneinfo.py",
-)  # fmt: skip
 TEST_DIRS = {"test", "tests", "idle_test"}
 SKIPPED = re.compile(  # installed packages, generated tables, files that are broken on purpose
     r"site-packages|lib-dynload|__pycache__|pydoc_data|^config-|_sysconfigdata|html/entities|stringprep|lib2to3/tests"

@@ -89,10 +89,9 @@ class Model:
         if cache and self._strategy.weight_format is not None:
             self.weights = kept(self.weights, self._strategy.weight_format, threads=threads, progress=progress)
         self.shape: ModelShape = read_shape(self.weights)
-        backend, self.plan, self._executable = compiled(
-            build_plan(self.weights), self._strategy, threads=threads, sparse=sparse, progress=progress
-        )
-        self.backend_name = backend.name
+        placed = compiled(build_plan(self.weights), self._strategy, threads=threads, sparse=sparse, progress=progress)
+        self._strategy = placed.strategy
+        self.backend_name, self.plan, self._executable = placed.name, placed.plan, placed.executable
         self._state_dtype = self._executable.state_dtype
         weights_per_token = sum(op.weight.size for op in self.plan.ops if isinstance(op, MatMul))
         self._tokens_at_once = min(TOKENS_PER_RUN, max(16, int(PRODUCTS_PER_RUN / weights_per_token)))
@@ -267,7 +266,8 @@ class Model:
         """Inside a turn: what runs the model up to its head."""
         self._check_open()
         if self._embedder is None:
-            _, _, executable = compiled(without_head(self.plan), self._strategy, threads=self._threads, sparse=False)
+            plan = without_head(self.plan)
+            executable = compiled(plan, self._strategy, threads=self._threads, sparse=False, allocated=True).executable
             self._finalizers.append(weakref.finalize(self, executable.close))
             self._embedder = Feeder(executable, self._tokens_at_once)
         return self._embedder

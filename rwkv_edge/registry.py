@@ -31,8 +31,15 @@ def load(name: str) -> Backend:
     try:
         backend: Backend = points[name].load()
     except Exception as error:  # a third party's package may fail in any way
-        raise BackendError(f"backend {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+        command = _install_command(points[name]) if isinstance(error, ImportError) else ""
+        raise BackendError(f"backend {name!r} cannot be imported: {type(error).__name__}: {error}{command}") from error
     return backend
+
+
+def _install_command(point: "EntryPoint") -> str:
+    """": pip install ..." where the distribution that offers the backend has an extra of its name."""
+    extras = point.dist.metadata.get_all("Provides-Extra") or () if point.dist else ()
+    return f": pip install '{point.dist.name}[{point.name}]'" if point.dist and point.name in extras else ""
 
 
 def usable(name: str) -> Backend:

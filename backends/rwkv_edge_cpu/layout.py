@@ -65,9 +65,9 @@ BYTE_TILE_ROWS = 32  # of blocks: at most
 PIECE = 256  # weights of each that are unpacked before they are sorted into a tile; a multiple of every block size
 PIECE_BYTES = PIECE + 2 * PIECE // 4 + 64  # with scales and offsets; not a power of two
 PANELS = 32  # rows of x as bytes: so many or more lie in panels, see quantized_ir.py
-TILE_TOKENS = 512  # rows of x that meet an unpacked tile: at most
+TILE_TOKENS = 128  # rows of x that meet an unpacked tile: at most, as many as a run of the model has
 # Codes, scales, offsets; pieces; sums, with room for a tile of tokens of which most are not there.
 BYTE_TILE_FLOATS = BYTE_TILE_ROWS * ((TILE_WIDTH * 6 + PIECE_BYTES * 4) // 16 + TILE_TOKENS + 8)
-PANEL_WIDTH = 4096  # weights of a row that are multiplied at a time, see panel_ir.py; a multiple of every block size
-PANEL_FLOATS = PANEL_WIDTH // 32 * 112  # activations as they meet them: at most
-SCRATCH_FLOATS = max(PLAIN_TILE_ROWS * TILE_STRIDE + 64, BYTE_TILE_FLOATS, PANEL_FLOATS)
+BAND_WIDTH = 4096  # weights of a row that are multiplied at a time, see band_ir.py; a multiple of every block size
+BAND_FLOATS = BAND_WIDTH // 32 * 112  # activations as they meet them: at most
+SCRATCH_FLOATS = max(PLAIN_TILE_ROWS * TILE_STRIDE + 64, BYTE_TILE_FLOATS, BAND_FLOATS)

@@ -6,15 +6,18 @@ One function per format, made when it is first used from the templates here: the
 from functools import cache
 
 from rwkv_edge_cpu import isa
+from rwkv_edge_cpu.band_ir import ROWS as BAND_ROWS
+from rwkv_edge_cpu.band_ir import TOKENS as BAND_TOKENS
+from rwkv_edge_cpu.band_ir import band_pack, block_band, has_bands
 from rwkv_edge_cpu.codes import ORIGINS, PANEL_END, PANEL_ORIGINS, PANEL_SCALES, PANEL_SUMS, RUN, SCALES, SUMS
 from rwkv_edge_cpu.intrinsics import floats, int64s
 from rwkv_edge_cpu.jit import REDUCTION, Kernel, decoder, inlined, kernel, specialized
 from rwkv_edge_cpu.layout import (
+    BAND_WIDTH,
     GROUP,
     N_FIELDS,
     N_IN,
     OUT,
-    PANEL_WIDTH,
     PANELS,
     PIECE,
     PIECE_BYTES,
@@ -28,9 +31,6 @@ from rwkv_edge_cpu.layout import (
     ZERO,
     A,
 )
-from rwkv_edge_cpu.panel_ir import ROWS as PANEL_ROWS
-from rwkv_edge_cpu.panel_ir import TOKENS as PANEL_TOKENS
-from rwkv_edge_cpu.panel_ir import block_panel, has_panels, panel_pack
 from rwkv_edge_cpu.quantized_ir import BLOCKS, block_decode, quantize_panel_run, quantize_run
 from rwkv_edge_cpu.row_ir import TOKENS, block_dot, block_dots, dots_rows
 from rwkv_edge_cpu.tile_ir import block_tile, block_unpack, prefetch_bytes, tile_shape, transpose, transpose_codes
@@ -38,8 +38,8 @@ from rwkv_edge_cpu.tile_ir import block_tile, block_unpack, prefetch_bytes, tile
 PANEL_RUNS = TILE_WIDTH // RUN
 
 BLOCK_SIZE = BLOCK_BYTES = GROUP_SIZE = HAS_OFFSETS = DOT_ROWS = LEAST = MOST = 0  # templates' globals, see `jit.specialized`
-PANEL_LEAST, PANEL_MOST = 5, 16  # rows x, for which panels are fastest; measured
-decode_blocks = dot_row = dots = unpack_row = unpack_tile = multiply_tile = multiply = pack = panel = in_tiles = lambda *_: None
+BAND_LEAST, BAND_MOST = 5, 16  # rows x, for which bands are fastest; measured
+decode_blocks = dot_row = dots = unpack_row = unpack_tile = multiply_tile = multiply = pack = band = in_tiles = lambda *_: None
 
 
 @kernel()
@@ -189,20 +189,20 @@ def few_rows(format: str) -> tuple[int, int]:
     return (2 if rows > 1 and format == "q8_0" else 3), TOKENS * rows - tile_is_early
 
 
-def panels_of(record, frame, scratch, begin, end):
-    """As tiles_of; what is between few rows x and many meets panels of rows of the weight."""
+def bands_of(record, frame, scratch, begin, end):
+    """As tiles_of; what is between few rows x and many meets bands of rows of the weight."""
     r = int64s(record, N_FIELDS)
-    if PANEL_LEAST <= r[ROWS] <= PANEL_MOST:
-        whole = begin + (end - begin) // PANEL_ROWS * PANEL_ROWS
-        for k in range(0, r[N_IN], PANEL_WIDTH):
-            n = min(PANEL_WIDTH, r[N_IN] - k)
-            for t in range(0, r[ROWS], PANEL_TOKENS):
-                x, last = r[A] + t * r[X_STRIDE], min(PANEL_TOKENS, r[ROWS] - t) - 1
+    if BAND_LEAST <= r[ROWS] <= BAND_MOST:
+        whole = begin + (end - begin) // BAND_ROWS * BAND_ROWS
+        for k in range(0, r[N_IN], BAND_WIDTH):
+            n = min(BAND_WIDTH, r[N_IN] - k)
+            for t in range(0, r[ROWS], BAND_TOKENS):
+                x, last = r[A] + t * r[X_STRIDE], min(BAND_TOKENS, r[ROWS] - t) - 1
                 pack(x, r[X_STRIDE], last, r[N_IN], k // RUN, n // RUN, scratch)
-                for row in range(begin, whole, PANEL_ROWS):
+                for row in range(begin, whole, BAND_ROWS):
                     source = r[WEIGHT] + row * r[STRIDE_OUT] + k // BLOCK_SIZE * BLOCK_BYTES
                     y = r[OUT] + 4 * (t * r[WIDTH] + row)
-                    panel(source, r[STRIDE_OUT], scratch, last, n // BLOCK_SIZE, y, 4 * r[WIDTH], k > 0)
+                    band(source, r[STRIDE_OUT], scratch, last, n // BLOCK_SIZE, y, 4 * r[WIDTH], k > 0)
         begin = whole
     if begin < end:
         in_tiles(record, frame, scratch, begin, end)
@@ -220,7 +220,7 @@ def tile_kernel(format: str) -> Kernel:
     names = {"DOT_ROWS": dots_rows(format), "LEAST": least, "MOST": most, "dot_row": block_dot(format)}
     names |= {"dots": block_dots(format), "multiply": multiply}
     in_tiles = specialized(tiles_of, format, **names)
-    if not has_panels(format):
+    if not has_bands(format):
         return kernel(REDUCTION)(in_tiles)
-    names = {"pack": panel_pack(format), "panel": block_panel(format), "in_tiles": inlined(in_tiles)}
-    return kernel(REDUCTION)(specialized(panels_of, format, **names))
+    names = {"pack": band_pack(format), "band": block_band(format), "in_tiles": inlined(in_tiles)}
+    return kernel(REDUCTION)(specialized(bands_of, format, **names))

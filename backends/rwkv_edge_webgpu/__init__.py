@@ -3,10 +3,11 @@ import logging
 from importlib.metadata import version
 from importlib.util import find_spec
 
-from rwkv_edge.backend import Availability, Executable
+from rwkv_edge.backend import Availability, Device, Executable
 from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import Plan
 from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge.system_memory import total_memory
 
 logger = logging.getLogger("rwkv_edge")
 INSTALL = "pip install 'rwkv-edge[webgpu]'"
@@ -34,6 +35,13 @@ class WebGpuBackend:
         if not found:
             return Availability(False, adapters.NONE_FOUND)
         return Availability(True, f"on {found[0].describe()}", automatic=found[0].kind != "software")
+
+    def devices(self) -> list[Device]:
+        """WebGPU does not tell how much memory a card has; the others use the machine's."""
+        from rwkv_edge_webgpu import adapters
+
+        own = {"discrete", "other"}
+        return [Device(a.name, a.kind, None if a.kind in own else total_memory()) for a in adapters.found()]
 
     def supports(self, format: str) -> bool:
         return format in FORMATS

@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Sequence
 
 from rwkv_edge import __version__
-from rwkv_edge.cli import cache, chat, compare, demo, info, ingest, perplexity, quantize, run, script, warmup
+from rwkv_edge.cli import backends, bench, cache, chat, compare, demo, info, ingest, perplexity, quantize, run, script, warmup
 from rwkv_edge.cli.printable import printable
 from rwkv_edge.errors import RwkvEdgeError
 from rwkv_edge.model import PromptWarning
 
-COMMANDS = (run, chat, ingest, info, demo, quantize, perplexity, compare, script, warmup, cache)
+COMMANDS = (run, chat, ingest, info, backends, bench, demo, quantize, perplexity, compare, script, warmup, cache)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ class ProgressBar:
     def __init__(self, unit: str, scale: float = 1.0) -> None:
         self.unit, self.scale = unit, scale
         self.enabled = sys.stderr.isatty()
-        self.start = time.monotonic()
+        self.start: float | None = None  # of what is counted: the first call
         self.shown = 0.0
 
     def __call__(self, done: int, total: int) -> None:
@@ -23,6 +23,8 @@ class ProgressBar:
         if not self.enabled or (now - self.shown < self.INTERVAL and done < total):
             return
         self.shown = now
+        if self.start is None:
+            self.start = now
         print(f"\r{self._line(done, total, now - self.start)}\x1b[K", end="", file=sys.stderr, flush=True)
 
     def _line(self, done: int, total: int, seconds: float) -> str:

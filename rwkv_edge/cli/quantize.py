@@ -6,6 +6,7 @@ from types import FrameType
 
 from rwkv_edge import convert
 from rwkv_edge.cli.progress import ProgressBar
+from rwkv_edge.convert.calibrate import FEWEST_TOKENS, MOST_TOKENS
 
 DESCRIPTION = """\
 Write a model to another file: quantized, or converted. Tensor by tensor: a 3 GB model needs no 3 GB of memory.
@@ -27,17 +28,30 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     types = " ".join(convert.MIXES)
     default = f"default: {convert.DEFAULT} for .gguf, else the floats the model has, f16 for .st"
     parser.add_argument("--type", metavar="TYPE", help=f"{types} ({default})")
+    calibrate = f"more exact where the model works hardest on a text like yours ({FEWEST_TOKENS} to {MOST_TOKENS} tokens of it)"
+    parser.add_argument("--calibrate", metavar="FILE", help=calibrate)
+    parser.add_argument("--tokenizer", metavar="FILE", help="vocabulary for --calibrate (default: the model's own)")
     parser.add_argument("--threads", type=int, metavar="N", help="that encode (default: all cores this process may use)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    bar = ProgressBar("MB", 1e6)
+    reading, writing = ProgressBar("tokens"), ProgressBar("MB", 1e6)
     before = signal.signal(signal.SIGTERM, _leave)
     try:
-        report = convert.quantize(args.source, args.target, args.type, threads=args.threads, progress=bar)
+        report = convert.quantize(
+            args.source,
+            args.target,
+            args.type,
+            threads=args.threads,
+            calibrate=args.calibrate,
+            tokenizer=args.tokenizer,
+            progress=writing,
+            calibration_progress=reading,
+        )
     finally:
-        bar.end()
+        reading.end()
+        writing.end()
         signal.signal(signal.SIGTERM, before)
     for note in report.notes:
         print(f"rwkv-edge: note: {note}", file=sys.stderr)

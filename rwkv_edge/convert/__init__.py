@@ -1,6 +1,7 @@
 """Model files from model files: quantize, or convert between formats, tensor by tensor.
 
-`mix` says which format a tensor gets, `to_gguf` and `to_safetensors` what the new file holds, `encoding` writes it.
+`mix` says which format a tensor gets, `to_gguf` and `to_safetensors` what the new file holds, `encoding` writes it, and
+`calibrate` asks the model which columns matter.
 """
 import time
 from collections import Counter
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from rwkv_edge.arch import ModelShape, build_plan, read_shape
 from rwkv_edge.convert import gguf_format, to_gguf, to_safetensors
+from rwkv_edge.convert.calibrate import activation_sizes, tokens_of
 from rwkv_edge.convert.encoding import Importance, Progress, cores, write_entries
 from rwkv_edge.convert.entry import Entry
 from rwkv_edge.convert.mix import DEFAULT, MATRIX, MIXES, Mix, fitting, mix_of
@@ -54,8 +56,11 @@ def quantize(
     type: str | None = None,
     *,
     threads: int | None = None,
+    calibrate: str | Path | None = None,
+    tokenizer: str | Path | None = None,
     importance: Importance | None = None,
     progress: Progress | None = None,
+    calibration_progress: Progress | None = None,
 ) -> Report:
     """Write the model in `source` (any file that can be opened) to `target`; memory use is a few pieces of a tensor.
 
@@ -63,11 +68,14 @@ def quantize(
         .safetensors: BlinkDL's names, shapes and orientation, floats. .st: the same for web-rwkv, under its names.
     type: a key of MIXES; None: DEFAULT for .gguf, else the float format of the source (f16 for a quantized one, and for .st).
     threads: that encode; None: all cores this process may use.
-    importance: tensor name (ours) -> float32 [width], how much an error in each column matters.
-    progress: called with the bytes of the source that are done, and all of them.
+    calibrate: a text file. The model reads it first (at most MOST_TOKENS of it), and where its activations are larger, weights
+        become more exact. tokenizer: for that, a vocabulary file; None: the model's own.
+    importance: the same from elsewhere: tensor name (ours) -> float32 [width], how much an error in each column matters.
+    progress: called with the bytes of the source that are done, and all of them. calibration_progress: with tokens.
 
     The file appears when it is complete: an interrupt or a full disk leaves nothing behind, and what was there before.
-    Raises ModelFileError, InputError (unknown type or ending), OutputError (disk full, or `target` is the source).
+    Raises ModelFileError, InputError (unknown type or ending, a text that is too short), TokenizerError (no vocabulary for the
+    text), OutputError (disk full, or `target` is the source).
     """
     start = time.perf_counter()
     target = Path(target)
@@ -82,6 +90,12 @@ def quantize(
     shape = read_shape(weights)
     type = type.lower() if type else _default_type(weights, target)
     contents = _contents(weights, shape, target, type)
+    if calibrate is not None:
+        if importance is not None:
+            raise InputError("calibrate finds the importance of columns: importance cannot be given too")
+        _refuse_pointless(contents.entries, type)
+        text = tokens_of(weights, shape.n_vocab, calibrate, tokenizer)
+        importance = activation_sizes(weights, text, threads=threads, progress=calibration_progress)
     _write(contents, target, threads, importance, progress)
     notes = tuple(_notes(weights, contents.entries, MIXES[type]))
     if target.suffix.lower() != ".gguf" and weights.hints.layer_norm_eps != Hints().layer_norm_eps:
@@ -126,6 +140,12 @@ def _contents(weights: Weights, shape: ModelShape, target: Path, type: str) -> C
     naming = to_safetensors.web_rwkv_entries if target.suffix.lower() == ".st" else to_safetensors.original_entries
     entries = naming(weights, shape, mix)
     return Contents(to_safetensors.header(entries), entries, 1)
+
+
+def _refuse_pointless(entries: Sequence[Entry], type: str) -> None:
+    """Raises InputError where calibration changes nothing."""
+    if all(FORMATS[entry.format].is_float or entry.format == "q8_0" for entry in entries):
+        raise InputError(f"{type} is the same with and without calibration: floats and Q8_0 are rounded, not searched")
 
 
 def _refuse_overwriting(weights: Weights, source: Path, target: Path) -> None:

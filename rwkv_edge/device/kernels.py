@@ -29,11 +29,11 @@ LINE = 4  # words: matrices begin at 16-byte lines
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """arena, vectors: see places.py.  embeddings: buffer index -> offset among the inputs, per token."""
+    """arena, vectors: see places.py.  host_rows: buffer index -> offset among the inputs, per token."""
 
     arena: Arena
     vectors: Vectors
-    embeddings: dict[int, int]
+    host_rows: dict[int, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -164,8 +164,8 @@ def _rows_loop(w: Writer, ops: list[p.Op]) -> None:
 def _rows_value(w: Writer, op: p.Op) -> str:
     of = w.operand
     match op:
-        case p.Embed():
-            return f"embedded({w.word(w.places.embeddings[op.out.index])}, row, c)"
+        case p.Embed() | p.Input():
+            return f"embedded({w.word(w.places.host_rows[op.out.index])}, row, c)"
         case p.SelectOutputs():
             return of(op.x)
         case p.LayerNorm():

@@ -48,8 +48,9 @@ def find_wrong(compile: Callable[[p.Plan], Executable], definition: Callable[[p.
             for _ in range(2):
                 tokens = rng.integers(0, VOCABULARY, sum(lengths)).astype(np.int32)
                 outputs = np.arange(sum(lengths), dtype=np.int32)
-                actual = ours.run(Batch(tokens, lengths, states, outputs))
-                expected = theirs.run(Batch(tokens, lengths, copies, outputs))
+                rows = [rng.standard_normal((sum(lengths), WIDTH)).astype(np.float32)]
+                actual = ours.run(Batch(tokens, lengths, states, outputs, rows))
+                expected = theirs.run(Batch(tokens, lengths, copies, outputs, rows))
                 if not (error := _error(actual, expected)) < TOLERANCE:
                     return f"results of {len(tokens)} tokens are off by {error:.1e} of their size"
     finally:
@@ -73,7 +74,7 @@ def small_plan() -> p.Plan:
     def norm(x: p.Buffer) -> p.Buffer:
         return b.layer_norm(x, vector(), vector(), 1e-5)
 
-    x = norm(b.embed(_matrix(rng, "f32", VOCABULARY)))
+    x = norm(b.add(b.embed(_matrix(rng, "f32", VOCABULARY)), b.input(WIDTH)))
     before = b.token_shift(x, b.slot("shift", WIDTH))
     for format in FORMATS_TESTED:
         x = norm(b.add(x, b.matmul(b.lerp(x, before, vector(0, 1)), _matrix(rng, format, WIDTH))))

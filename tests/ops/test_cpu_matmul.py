@@ -82,8 +82,8 @@ def test_rows_longer_than_a_tile(format: str, n_tokens: int) -> None:
 
 @pytest.mark.parametrize("format", BLOCK_FORMATS)
 @pytest.mark.parametrize("n_tokens", [6, 8, 11])
-def test_rows_longer_than_a_panel(format: str, n_tokens: int) -> None:
-    """In two parts, of which the second is added to the first; and rows that do not fill a panel."""
+def test_rows_longer_than_a_band(format: str, n_tokens: int) -> None:
+    """In two parts, of which the second is added to the first; and rows that do not fill a band."""
     assert_within_rounding(random_blocks(format, 53, 4608), activations(n_tokens, 4608), 2)
 
 

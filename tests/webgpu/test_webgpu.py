@@ -12,7 +12,7 @@ from rwkv_edge_webgpu import WebGpuBackend, adapters, backend
 from rwkv_edge import BackendError, Model, State, StrategyError, registry, user_cache
 from rwkv_edge.backend import Availability, Batch
 from rwkv_edge.device import self_test
-from rwkv_edge.strategy import FallbackWarning, Strategy, compiled
+from rwkv_edge.strategy import FallbackWarning, compiled, parse
 from tests.checkpoints.pth import write_pth
 from tests.checkpoints.tiny import VERSIONS, tiny
 from tests.conftest import need_backend
@@ -126,16 +126,16 @@ def test_auto_goes_on_with_a_notice(machine: Callable[..., None], monkeypatch: p
 
     monkeypatch.setattr(registry.load("webgpu"), "compile", refuse)
     with pytest.warns(FallbackWarning, match="running on the numpy backend: Radeon RX is out of memory"):
-        chosen, _, executable = compiled(deep_plan(), Strategy(None))
+        chosen = compiled(deep_plan(), parse("auto"))
     assert chosen.name == "numpy"
-    executable.close()
+    chosen.executable.close()
     with pytest.raises(BackendError, match="out of memory"):
-        compiled(deep_plan(), Strategy("webgpu"))
+        compiled(deep_plan(), parse("webgpu"))
 
 
 def test_a_backend_without_devices() -> None:
     with pytest.raises(StrategyError, match="numpy has no devices"):
-        compiled(deep_plan(), Strategy("numpy", which="1"))
+        compiled(deep_plan(), parse("numpy:1"))
 
 
 def test_out_of_memory(gpu: WebGpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:

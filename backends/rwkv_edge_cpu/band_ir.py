@@ -1,4 +1,4 @@
-"""Panels of rows of blocks times a few activation rows, as LLVM IR: lanes are rows of the weight, as in a tile, but the blocks
+"""Bands of rows of blocks times a few activation rows, as LLVM IR: lanes are rows of the weight, as in a tile, but the blocks
 are taken apart in registers, on the way into the product.
 
 What the bytes of a row are is found by shifts and masks, alike in each word of four bytes. So the words are transposed as they
@@ -38,7 +38,7 @@ from rwkv_edge_cpu.vector_ir import (
     vector,
 )
 
-ROWS = 16  # of weights in a panel: lanes of the widest vectors
+ROWS = 16  # of weights in a band: lanes of the widest vectors
 TOKENS = 8  # activation rows: with their sums, a run of codes and scales fit into 32 registers
 ZERO = ir.Constant(I64, 0)
 LINE = 64  # bytes that memory hands over at once
@@ -58,7 +58,7 @@ class Group(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
+class Band:
     """blocks: addresses of a block of each row."""
 
     blocks: list[ir.Value]
@@ -70,9 +70,9 @@ class Panel:
             words += transposed(b, [load(b, offset(b, block, i), vector(I32, SQUARE)) for block in self.blocks])
         return words
 
-    def behind(self, b: ir.IRBuilder, n: ir.Value) -> "Panel":
+    def behind(self, b: ir.IRBuilder, n: ir.Value) -> "Band":
         """With all bytes n further on."""
-        return Panel([b.add(block, n) for block in self.blocks])
+        return Band([b.add(block, n) for block in self.blocks])
 
     def halves(self, b: ir.IRBuilder, start: int) -> ir.Value:
         """<ROWS x float> of the float16 at byte `start` of each block."""
@@ -120,21 +120,21 @@ def bits_of(b: ir.IRBuilder, words: list[ir.Value], shift: int, mask: int) -> li
     return [both(b, right(b, word, shift), 0x01010101 * mask) for word in words]
 
 
-def q8_0(b: ir.IRBuilder, panel: Panel) -> Iterator[Group]:
-    yield Group(panel.words(b, 2, 8), ZERO, ZERO, panel.halves(b, 0))
+def q8_0(b: ir.IRBuilder, band: Band) -> Iterator[Group]:
+    yield Group(band.words(b, 2, 8), ZERO, ZERO, band.halves(b, 0))
 
 
-def q4_0(b: ir.IRBuilder, panel: Panel) -> Iterator[Group]:
-    packed = panel.words(b, 2)
-    yield Group(bits_of(b, packed, 0, 15) + bits_of(b, packed, 4, 15), ZERO, ZERO, panel.halves(b, 0))
+def q4_0(b: ir.IRBuilder, band: Band) -> Iterator[Group]:
+    packed = band.words(b, 2)
+    yield Group(bits_of(b, packed, 0, 15) + bits_of(b, packed, 4, 15), ZERO, ZERO, band.halves(b, 0))
 
 
-def q4_k(b: ir.IRBuilder, panel: Panel) -> Iterator[Group]:
-    both_factors, *packed = panel.words(b, 0)
+def q4_k(b: ir.IRBuilder, band: Band) -> Iterator[Group]:
+    both_factors, *packed = band.words(b, 0)
     factors = as_floats(b, both_factors), b.fneg(as_floats(b, right(b, both_factors, 16)))
     bytes_ = [Bytes.of(b, words) for words in six_bit_pairs(b, packed)]
     with cgutils.for_range(b, ir.Constant(I64, 4), intp=I64) as loop:  # a loop, so that registers suffice for its body
-        words = panel.behind(b, at(b, ZERO, loop.index, 32)).words(b, 16, 8)
+        words = band.behind(b, at(b, ZERO, loop.index, 32)).words(b, 16, 8)
         for i in range(2):
             run = offset(b, at(b, ZERO, loop.index, 2), i)
             scales, offsets = (b.fmul(byte.floats(b, run), factor) for byte, factor in zip(bytes_, factors, strict=True))
@@ -151,13 +151,13 @@ def six_bit_pairs(b: ir.IRBuilder, packed: list[ir.Value]) -> tuple[list[ir.Valu
     return results[0], results[1]
 
 
-def q6_k(b: ir.IRBuilder, panel: Panel) -> Iterator[Group]:
-    bytes_, factor = Bytes.of(b, panel.words(b, 192)), panel.halves(b, 208)
+def q6_k(b: ir.IRBuilder, band: Band) -> Iterator[Group]:
+    bytes_, factor = Bytes.of(b, band.words(b, 192)), band.halves(b, 208)
     with cgutils.for_range(b, ir.Constant(I64, 4), intp=I64) as loop:
         half, piece = b.udiv(loop.index, ir.Constant(I64, 2)), b.urem(loop.index, ir.Constant(I64, 2))
         begin, high_begin = (b.add(at(b, ZERO, half, size), at(b, ZERO, piece, 16)) for size in (64, 32))
-        low = [panel.behind(b, begin).words(b, start) for start in (0, 32)]
-        high = panel.behind(b, high_begin).words(b, 128)
+        low = [band.behind(b, begin).words(b, start) for start in (0, 32)]
+        high = band.behind(b, high_begin).words(b, 128)
         for i in range(4):
             run = offset(b, at(b, ZERO, half, 4), i)
             parts = bits_of(b, low[i % 2], 4 * (i // 2), 15), bits_of(b, high, 2 * i - 4, 48)
@@ -166,12 +166,12 @@ def q6_k(b: ir.IRBuilder, panel: Panel) -> Iterator[Group]:
             yield Group(codes, run, piece, scales)
 
 
-PANELS: dict[str, Callable[[ir.IRBuilder, Panel], Iterator[Group]]] = {"q4_0": q4_0, "q8_0": q8_0, "q4_k": q4_k, "q6_k": q6_k}
+BANDS: dict[str, Callable[[ir.IRBuilder, Band], Iterator[Group]]] = {"q4_0": q4_0, "q8_0": q8_0, "q4_k": q4_k, "q6_k": q6_k}
 
 
-def has_panels(name: str) -> bool:
+def has_bands(name: str) -> bool:
     """Where there are fewer registers, or shorter ones, other ways are faster."""
-    return name in PANELS and isa.chosen().native == ROWS
+    return name in BANDS and isa.chosen().native == ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ class Packed:
         return self.sums + 4 * TOKENS * self.groups * self.has_sums
 
 
-def panel_pack(name: str) -> Any:
+def band_pack(name: str) -> Any:
     """An intrinsic pack(x, x_stride, last, n, first, runs, target): runs of activation rows [n], from `first` on, as Packed.
 
     For each j < TOKENS activation row min(j, last). target: see Packed.size.
@@ -240,16 +240,16 @@ def panel_pack(name: str) -> Any:
     return pack
 
 
-def block_panel(name: str) -> Any:
-    """An intrinsic panel(rows, stride, packed, last, blocks, y, y_stride, add): ROWS rows of so many blocks times activations.
+def block_band(name: str) -> Any:
+    """An intrinsic band(rows, stride, packed, last, blocks, y, y_stride, add): ROWS rows of so many blocks times activations.
 
     y[j, i] = row i times activation row j, added to what is there where `add` is true, for i < ROWS, j <= last < TOKENS.
-    rows: address of the first block.  packed: of what `panel_pack` made of the activations that meet these blocks.
+    rows: address of the first block.  packed: of what `band_pack` made of the activations that meet these blocks.
     """
     size, packed = FORMATS[name], Packed.of(name)
 
     @intrinsic
-    def panel(typingctx, rows, stride, packed_at, last, blocks, y, y_stride, add):
+    def band(typingctx, rows, stride, packed_at, last, blocks, y, y_stride, add):
         def codegen(context, b, signature, args):
             rows, stride, packed_at, last, blocks, y, y_stride, add = args
             kind = vector(F32, ROWS)
@@ -260,10 +260,10 @@ def block_panel(name: str) -> Any:
                 for y, total in zip(ys, totals, strict=True):
                     b.store(load(b, y, kind), total)
             with cgutils.for_range(b, blocks, intp=I64) as loop:
-                ahead = in_next_panel(b, rows, stride, loop.index, blocks, size.block_bytes)
+                ahead = in_next_band(b, rows, stride, loop.index, blocks, size.block_bytes)
                 first = at(b, rows, loop.index, size.block_bytes)
                 x = at(b, packed_at, loop.index, packed.size * size.block_size // RUN)
-                for group in PANELS[name](b, Panel([b.add(first, b.mul(stride, ir.Constant(I64, i))) for i in range(ROWS)])):
+                for group in BANDS[name](b, Band([b.add(first, b.mul(stride, ir.Constant(I64, i))) for i in range(ROWS)])):
                     _prefetch_share(b, name, group, ahead)
                     _add_group(b, name, group, x, totals)
             for y, total in zip(ys, totals, strict=True):
@@ -272,10 +272,10 @@ def block_panel(name: str) -> Any:
 
         return types.void(*[types.int64] * 7, types.boolean), codegen
 
-    return panel
+    return band
 
 
-def in_next_panel(b: ir.IRBuilder, rows: ir.Value, stride: ir.Value, index: ir.Value, blocks: ir.Value, size: int) -> ir.Value:
+def in_next_band(b: ir.IRBuilder, rows: ir.Value, stride: ir.Value, index: ir.Value, blocks: ir.Value, size: int) -> ir.Value:
     """Address of its part with this index, of as many as rows have blocks: it is fetched one row after the other."""
     begin = b.mul(index, ir.Constant(I64, ROWS))
     row = b.add(b.udiv(begin, blocks), ir.Constant(I64, ROWS))
@@ -283,7 +283,7 @@ def in_next_panel(b: ir.IRBuilder, rows: ir.Value, stride: ir.Value, index: ir.V
 
 
 def _prefetch_share(b, name, group, ahead):
-    """Of a part of the next panel: a bit with each group, because more at once would hold up what is loaded now."""
+    """Of a part of the next band: a bit with each group, because more at once would hold up what is loaded now."""
     size, format = FORMATS[name], BLOCKS[name]
     share = ROWS * size.block_bytes * format.group // size.block_size
     first = at(b, ahead, b.add(at(b, ZERO, group.run, RUN // format.group), group.number), share)
