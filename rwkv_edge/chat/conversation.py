@@ -241,13 +241,23 @@ class Chat:
             del self._messages[taken_back:]
             return
         self._messages.append(Message("assistant", reply.answer, reply.thinking))
-        self._place = Place(state, reply.unseen, text + reply.written, len(self._messages))
+        self._place = Place(state, _whole_characters(reply.unseen), text + reply.written, len(self._messages))
         for old in self._turns[:-CHECKPOINTS]:
             old.place = replace(old.place, state=None)
 
     def _settle(self) -> None:
         if self._open is not None:
             self._open.close()
+
+
+def _whole_characters(data: bytes) -> bytes:
+    """Without the start of one at the end: the answer was cut inside it, and not all vocabularies take a part."""
+    for n, byte in enumerate(reversed(data[-4:]), 1):
+        if byte < 0x80:
+            break
+        if byte >= 0xC0:
+            return data[:-n] if n < (2 if byte < 0xE0 else 3 if byte < 0xF0 else 4) else data
+    return data
 
 
 def _with_system(messages: list[Message], system: str | None) -> list[Message]:

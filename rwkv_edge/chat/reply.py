@@ -38,6 +38,7 @@ class Reply(Iterator[str]):
                 self.written += text
                 # At least one for each token, so that whoever reads them can look up in between.
                 yield from self._kept(splitter.push(text), or_else=Piece(""))
+            self.prompt_tokens = self.prompt_tokens or self._state.tokens_seen - before
             yield from self._kept(splitter.finish())
         except BaseException:
             self.failed = True

@@ -14,7 +14,7 @@ from rwkv_edge.chat import FORMATS, Chat, Reply
 from rwkv_edge.chat.conversation import MAX_TOKENS
 from rwkv_edge.cli.chat_commands import COMMANDS, run_command
 from rwkv_edge.cli.chat_input import lines_from
-from rwkv_edge.cli.options import SAMPLING_HELP, add_generation_options, add_model_options
+from rwkv_edge.cli.options import SAMPLING_HELP, add_conversion_options, add_generation_options, add_model_options, conversion
 from rwkv_edge.cli.printable import printable
 from rwkv_edge.cli.tuning import add_tuning_options, lora_from, state_from
 from rwkv_edge.errors import RwkvEdgeError
@@ -36,6 +36,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--tokenizer", metavar="FILE", help="vocabulary file or 20B_tokenizer.json (default: the model's own)")
     parser.add_argument("--stats", action="store_true", help="print tokens/s to standard error after each answer")
     add_model_options(parser)
+    add_conversion_options(parser)
     add_tuning_options(parser)
     add_generation_options(parser, max_tokens=MAX_TOKENS)
     parser.set_defaults(run=run, **dict.fromkeys(SAMPLING_HELP))  # what is not given is the format's
@@ -43,7 +44,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> None:
     given = sampling_given(args)
-    with Model(args.model, args.strategy, tokenizer=args.tokenizer, threads=args.threads, **lora_from(args)) as model:
+    options = {"tokenizer": args.tokenizer, "threads": args.threads, **lora_from(args), **conversion(args)}
+    with Model(args.model, args.strategy, **options) as model:
         chat = model.chat(
             format=args.format, think=args.think, system=args.system, state=state_from(args, model),
             max_tokens=args.max_tokens, stop=[os.fsencode(text) for text in args.stop],
@@ -105,7 +107,7 @@ def show(reply: Reply, chat: Chat, *, stats: bool) -> None:
     }
     if note := notes.get(reply.finish_reason or ""):
         print(f"[{note}]", file=sys.stderr)
-    if stats:
+    if stats and first:
         print_speed(reply, first - start, time.perf_counter() - first)
 
 

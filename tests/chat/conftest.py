@@ -21,6 +21,13 @@ def world_model(world_path: Path) -> Model:
     return Model(world_path, "numpy")
 
 
+@pytest.fixture(scope="session")
+def byte_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    path = tmp_path_factory.mktemp("chat") / "bytes.pth"
+    write_pth(path, tiny("7", n_vocab=256), dtype="f32")
+    return Model(path, "numpy")
+
+
 @pytest.fixture
 def script(world_model: Model, monkeypatch: pytest.MonkeyPatch) -> Script:
     return Script(world_model, monkeypatch)

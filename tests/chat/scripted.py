@@ -23,7 +23,7 @@ class Script:
         self._answers = iter(answers)
 
     def _scripted(self, prompt: bytes, state: State, *, sampling: Any = None, **others: Any) -> TextStream:
-        self.prompts.append(prompt.decode())
+        self.prompts.append(prompt.decode(errors="replace"))
         answer = next(self._answers, "")
         words = [answer] if isinstance(answer, str) else answer
         tokens = [token for word in words for token in self.model.tokenize(word)]

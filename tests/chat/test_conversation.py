@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rwkv_edge import Chat, InputError, Model, Sampling, State, StateError
 from rwkv_edge.chat import conversation
 from rwkv_edge.chat.reply import Reply
 from tests.chat.scripted import Script
+from tests.conftest import need_backend
 from tests.test_generation import counted
 
 
@@ -38,6 +41,54 @@ def test_two_turns_are_as_if_the_whole_text_were_read_at_once(world_model: Model
     assert pairs(chat)[:4] == [
         ("user", "hi\n\nyou"), ("assistant", "Hello there."), ("user", "How are you?"), ("assistant", "Fine."),
     ]  # fmt: skip
+
+
+WORDS = ["a", "é", "→", "\n", "\n\n", "User:", "😀"]
+ACTION = st.one_of(
+    st.tuples(st.just("ask"), st.lists(st.sampled_from(WORDS), max_size=6), st.integers(0, 12)),
+    st.tuples(st.sampled_from(["undo", "retry"]), st.just([]), st.integers(0, 12)),
+)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(ACTION, max_size=6))
+def test_whatever_happens_the_state_has_read_the_conversation(
+    byte_model: Model, monkeypatch: pytest.MonkeyPatch, actions: list[tuple[str, list[str], int]]
+) -> None:
+    with monkeypatch.context() as patch:
+        script = Script(byte_model, patch)
+        chat = byte_model.chat()
+        for action, words, pieces in actions:
+            before = chat.messages
+            if action != "ask" and not before:
+                continue
+            script.will_answer(words)
+            if action == "undo":
+                chat.undo()
+            else:
+                reply = chat.retry() if action == "retry" else chat.ask("q→\n\nx")
+                for _ in zip(range(pieces), reply, strict=False):
+                    pass
+                reply.close()
+            text, pending = chat._place.text.encode(), chat._read(chat._place)[1]
+            half = chat.state.tokens_seen + len(pending) - len(text)
+            if half:  # cut inside a character whose start was read, so that it is no part of the text
+                assert 0 < half < 4
+                return
+            assert text.endswith(pending)
+            seen = text[: len(text) - len(pending)]
+            if seen:
+                assert np.allclose(chat.state.data, byte_model.forward(list(seen))[1].data, atol=1e-4)
+            written = "".join(m.content for m in chat.messages if m.role == "assistant")
+            assert "User:" not in written or "\n\nUser:" not in text.decode().replace("\n\nUser: q", "")
+
+
+@pytest.mark.parametrize(
+    ("data", "whole"),
+    [(b"", b""), (b"a", b"a"), (b"a\xc3", b"a"), ("é".encode(), "é".encode()), (b"\xa9", b"\xa9"), (b"\xf0\x9f\x98", b"")],
+)
+def test_half_a_character_is_not_read(data: bytes, whole: bytes) -> None:
+    assert conversation._whole_characters(data) == whole
 
 
 def test_a_turn_costs_only_its_new_tokens(world_model: Model, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +372,10 @@ def test_a_seed_makes_a_conversation_repeatable_and_a_retry_different(world_mode
     assert again != answers[1]
 
 
+@pytest.mark.parametrize("backend_name", ["numpy", "cpu"])
 def test_conversations_of_one_model_in_threads_do_not_disturb_each_other(backend_name: str, world_path: Path) -> None:
+    need_backend(backend_name)
+
     def talk(model: Model, n: int) -> list[str]:
         chat = model.chat(sampling=Sampling(seed=n, top_p=0.9), max_tokens=8)
         return [chat.ask(f"{n} {turn}").read() for turn in range(3)]
