@@ -128,7 +128,9 @@ class Chat:
 
     @property
     def state(self) -> State:
-        """A copy of the state after what was said so far (see `Reply` for the end of an answer that it may lack)."""
+        """A copy of the state, as far as it has read what was said: the end of an answer may still be missing (see
+        `TextStream.unseen`), and after going back further than the states that are kept, all of it.
+        """
         self._settle()
         return self._read(self._place)[0].copy()
 
