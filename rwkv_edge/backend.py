@@ -16,12 +16,14 @@ class Batch:
     tokens: int32 [T], the segments one behind the other.  lengths: tokens of each segment, all >= 1, summing to T.
     states: one flat array [plan.state_size] of the executable's `state_dtype` a segment; updated in place (see `HoldsStates`).
     outputs: int32 [M], rows (0 <= row < T) whose logits are wanted, in ascending order; may be empty.
+    inputs: [T, width] of the executable's `state_dtype`, contiguous, for each `Input` of the plan; none for a whole model.
     """
 
     tokens: NDArray[np.int32]
     lengths: Sequence[int]
     states: Sequence[NDArray[Any]]
     outputs: NDArray[np.int32]
+    inputs: Sequence[NDArray[Any]] = ()
 
 
 class Executable(Protocol):
@@ -31,7 +33,11 @@ class Executable(Protocol):
     def state_dtype(self) -> np.dtype[Any]: ...
 
     def run(self, batch: Batch) -> NDArray[Any]:
-        """Logits [M, n_vocab] for `batch.outputs`; the array belongs to the caller."""
+        """The plan's first result: of a model, logits [M, n_vocab] for `batch.outputs`; the array belongs to the caller."""
+        ...
+
+    def run_all(self, batch: Batch) -> list[NDArray[Any]]:
+        """As `run`, but all of the plan's results, in their order."""
         ...
 
     def close(self) -> None:
@@ -99,6 +105,38 @@ class HasDevices(Protocol):
 
     def select(self, which: str) -> Backend:
         """The same backend on the device of that number (from 0) or name. `compile` raises BackendError where there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """kind: "cpu", "discrete", "integrated", "software" or "other".  memory: bytes, None where the driver does not tell.
+
+    driver: what else decides how fast it is: a driver and its version.
+    """
+
+    name: str
+    kind: str
+    memory: int | None = None
+    driver: str = ""
+
+
+@runtime_checkable
+class ListsDevices(Protocol):
+    """A backend that can tell what it would run on."""
+
+    def devices(self) -> Sequence[Device]:
+        """In the order of their numbers, best first. Only called where the backend is available."""
+        ...
+
+
+@runtime_checkable
+class ReadsInPlace(Protocol):
+    """A backend that multiplies with weights where they lie, so that those of a mapped file need not all be in memory."""
+
+    def compile_beside(self, plan: Plan, other: Executable | None, *, precision: str | None, threads: int | None) -> Executable:
+        """As `compile`, without copies of weights. other: one of this backend that never runs at the same time: they may share
+        memory and threads."""
         ...
 
 

@@ -15,7 +15,7 @@ Pooling = Literal["last", "mean"]
 def without_head(plan: Plan) -> Plan:
     """The same model up to its final norm: the rows that the head's matrix would multiply, [outputs, n_embd]."""
     ops = plan.ops[:-1]
-    return replace(plan, ops=ops, buffers=plan.buffers[: ops[-1].out.index + 1], logits=ops[-1].out)
+    return replace(plan, ops=ops, buffers=plan.buffers[: ops[-1].out.index + 1], results=(ops[-1].out,))
 
 
 def check_pooling(pooling: str) -> None:

@@ -29,6 +29,10 @@ class BackendError(RwkvEdgeError):
     """A backend cannot be loaded or cannot run this model here."""
 
 
+class NotEnoughMemoryError(BackendError):
+    """A model would take more memory than there is; the message says what would fit."""
+
+
 class MissingExtraError(RwkvEdgeError):
     """An optional package is absent; the message names the pip extra that installs it."""
 

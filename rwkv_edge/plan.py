@@ -54,6 +54,14 @@ class Embed:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Input:
+    """y[t] = inputs[number][t]: rows that come from outside, where a plan is one stage of a model (see strategy/cut.py)."""
+
+    out: Buffer
+    number: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class SelectOutputs:
     """y[m] = x[outputs[m]]: the rows whose logits the caller wants; all later buffers have that many rows."""
 
@@ -234,7 +242,7 @@ class HeadBonus:
 
 
 Op = (
-    Embed | SelectOutputs | LayerNorm | GroupNorm | L2Normalize | TokenShift | Lerp | MatMul | Add | Multiply | Scale
+    Embed | Input | SelectOutputs | LayerNorm | GroupNorm | L2Normalize | TokenShift | Lerp | MatMul | Add | Multiply | Scale
     | Activation | Wkv4 | Wkv6 | Wkv7 | HeadBonus
 )
 
@@ -249,17 +257,28 @@ def inputs(op: Op) -> Iterator[Buffer]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """A model, ready for a backend.
+    """A model, or some of its layers, ready for a backend.
 
-    ops: in order of execution; every buffer is written before it is read.  logits: the last op's result, [outputs, n_vocab].
-    slots: the state's layout.  layer_starts: index of each layer's first op, then of the head's (final norm and matrix).
+    ops: in order of execution; every buffer is written before it is read.  slots: the state's layout.
+    layer_starts: index of each layer's first op, then of the head's (final norm and matrix).
+    results: what a run returns: of a model the logits [outputs, n_vocab]; of a stage, what later stages read.
     """
 
     ops: tuple[Op, ...]
     buffers: tuple[Buffer, ...]
     slots: tuple[Slot, ...]
     layer_starts: tuple[int, ...]
-    logits: Buffer
+    results: tuple[Buffer, ...]
+
+    @property
+    def logits(self) -> Buffer:
+        """The only result of a model."""
+        return self.results[0]
+
+    @property
+    def n_inputs(self) -> int:
+        """Arrays of rows that a run needs from outside."""
+        return sum(isinstance(op, Input) for op in self.ops)
 
     @property
     def state_size(self) -> int:
@@ -279,7 +298,7 @@ class Plan:
 
     def last_uses(self) -> dict[int, int]:
         """Buffer index -> index of the last op that touches it; after that op its memory is free."""
-        last = {self.logits.index: len(self.ops)}
+        last = {buffer.index: len(self.ops) for buffer in self.results}
         for position, op in enumerate(self.ops):
             for buffer in (op.out, *inputs(op)):
                 last[buffer.index] = max(position, last.get(buffer.index, 0))
@@ -305,8 +324,8 @@ class PlanBuilder:
         self.slots.append(Slot(name, shape, offset, initial))
         return self.slots[-1]
 
-    def finish(self, logits: Buffer) -> Plan:
-        return Plan(tuple(self.ops), tuple(self.buffers), tuple(self.slots), tuple(self.layer_starts), logits)
+    def finish(self, *results: Buffer) -> Plan:
+        return Plan(tuple(self.ops), tuple(self.buffers), tuple(self.slots), tuple(self.layer_starts), results)
 
     def _emit(self, kind: type[Any], width: int, *operands: Any, per_output: bool = False) -> Buffer:
         rows = [b.per_output for b in operands if isinstance(b, Buffer)]
@@ -317,6 +336,10 @@ class PlanBuilder:
 
     def embed(self, weight: Tensor) -> Buffer:
         return self._emit(Embed, weight.shape[1], weight)
+
+    def input(self, width: int) -> Buffer:
+        """The next of a run's inputs."""
+        return self._emit(Input, width, sum(isinstance(op, Input) for op in self.ops))
 
     def select_outputs(self, x: Buffer) -> Buffer:
         return self._emit(SelectOutputs, x.width, x, per_output=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "rwkv_edge.backends"
-AUTO_ORDER = ("cpu", "webgpu", "numpy")  # what `auto` tries, best first
+AUTO_ORDER = ("cpu", "webgpu", "opencl", "numpy")  # what `auto` tries; the last always last, the others by speed
 
 
 def installed() -> "dict[str, EntryPoint]":
@@ -31,8 +31,15 @@ def load(name: str) -> Backend:
     try:
         backend: Backend = points[name].load()
     except Exception as error:  # a third party's package may fail in any way
-        raise BackendError(f"backend {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+        command = _install_command(points[name]) if isinstance(error, ImportError) else ""
+        raise BackendError(f"backend {name!r} cannot be imported: {type(error).__name__}: {error}{command}") from error
     return backend
+
+
+def _install_command(point: "EntryPoint") -> str:
+    """": pip install ..." where the distribution that offers the backend has an extra of its name."""
+    extras = point.dist.metadata.get_all("Provides-Extra") or () if point.dist else ()
+    return f": pip install '{point.dist.name}[{point.name}]'" if point.dist and point.name in extras else ""
 
 
 def usable(name: str) -> Backend:
@@ -44,10 +51,17 @@ def usable(name: str) -> Backend:
     return backend
 
 
+def auto_order() -> tuple[str, ...]:
+    """AUTO_ORDER by measured speed. What is not remembered takes seconds."""
+    from rwkv_edge import speed
+
+    return (*speed.order(AUTO_ORDER[:-1]), AUTO_ORDER[-1])
+
+
 def candidates() -> Iterator[Backend]:
     """The backends of AUTO_ORDER that can work here, best first. Raises BackendError when there is none."""
     reasons, found = [], False
-    for name in AUTO_ORDER:
+    for name in auto_order():
         try:
             backend = usable(name)
         except BackendError as error:

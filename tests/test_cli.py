@@ -1,4 +1,5 @@
 """The command line: what it prints, and that a user's mistake is one sentence and a non-zero exit, never a traceback."""
+import json
 import os
 import subprocess
 import sys
@@ -64,6 +65,20 @@ def test_info_shows_version_shape_and_formats(
     assert f"RWKV-{version}" in out
     assert "3 layers, 64 channels" in out
     assert "f32 0." in out
+    assert "as stored" in out
+    assert "q8_0" in out
+
+
+def test_info_as_json(tiny_pth: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(tiny_pth("6")), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["version"], facts["n_layer"], facts["n_embd"], facts["n_vocab"]) == ("6", 3, 64, 97)
+    stored, *others = facts["formats"]
+    assert stored["words"] == []
+    assert stored["file"] == sum(facts["stored"].values()) == 4 * facts["parameters"]
+    assert any("q8_0" in row["words"] for row in others)
+    for row in facts["formats"]:
+        assert row["memory"] == row["weights"] + facts["state"] + row["activations"]
 
 
 def test_demo_continues_its_prompt_like_python(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,3 +161,16 @@ def test_warmup_compiles_what_a_model_needs_and_then_nothing(tmp_path: Path) -> 
     assert outputs[0].stdout.split()[1] == "compiled,"
     assert outputs[1].stderr == ""
     assert outputs[1].stdout.startswith("nothing compiled")
+
+
+def test_bench_measures_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--prompt", "8", "--tokens", "2", "--sequences", "3", "--rounds", "1"]
+    assert main(["bench", str(MODEL_PATH), "--json", *options]) == 0
+    speed = json.loads(capsys.readouterr().out)
+    rates = [value for name, value in speed.items() if "_per_s" in name]
+    assert len(rates) == 5
+    assert min(rates) > 0
+    assert main(["bench", str(MODEL_PATH), *options]) == 0
+    assert "3 sequences together: " in capsys.readouterr().out
+    assert main(["bench", str(MODEL_PATH), "--rounds", "0"]) == 1
+    assert "--rounds must be at least 1" in capsys.readouterr().err

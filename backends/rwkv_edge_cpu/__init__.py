@@ -8,10 +8,12 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.backend import Availability, Executable
+from rwkv_edge.backend import Availability, Device, Executable
 from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import Plan
 from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge.system_cpu import cpu_name
+from rwkv_edge.system_memory import total_memory
 from rwkv_edge.user_cache import OVERRIDE
 from rwkv_edge_cpu.cores import usable_cores
 
@@ -28,6 +30,10 @@ class CpuBackend:
         if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
             return Availability(False, "NUMBA_DISABLE_JIT is set: unset NUMBA_DISABLE_JIT")
         return Availability(True)
+
+    def devices(self) -> list[Device]:
+        threads = usable_cores()
+        return [Device(f"{cpu_name()}, {threads} thread{'s' * (threads > 1)}", "cpu", total_memory())]
 
     def supports(self, format: str) -> bool:
         return format in FORMATS
@@ -49,6 +55,15 @@ class CpuBackend:
 
         with numba_needed():
             return CpuExecutable(plan, usable_cores() if threads is None else threads, sparse)
+
+    def compile_beside(self, plan: Plan, other: Executable | None, *, precision: str | None, threads: int | None) -> Executable:
+        """See `rwkv_edge.backend.ReadsInPlace`."""
+        from rwkv_edge_cpu.executable import CpuExecutable
+
+        if not isinstance(other, CpuExecutable):
+            return self.compile(plan, precision=precision, threads=threads, sparse=False)
+        with numba_needed():
+            return CpuExecutable(plan, 0, sparse=False, beside=other)
 
     def warm_up(self) -> None:
         """See `rwkv_edge.backend.CompilesAhead`. Raises BackendError where nothing can be kept."""

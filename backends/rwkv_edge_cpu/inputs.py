@@ -71,6 +71,14 @@ class Inputs:
         self.states[:] = state_addresses(batch.states, state_size)
 
 
+def input_addresses(inputs: Sequence[NDArray[Any]], widths: tuple[int, ...], n_tokens: int) -> list[int]:
+    if [rows.shape for rows in inputs] != [(n_tokens, width) for width in widths]:
+        raise InputError(f"expected inputs of {list(widths)} numbers a row, got {[rows.shape for rows in inputs]}")
+    if not all(rows.dtype == np.float32 and rows.flags.c_contiguous and rows.flags.aligned for rows in inputs):
+        raise InputError("inputs must be float32, contiguous and aligned")
+    return [address(rows) for rows in inputs]
+
+
 def all_below(numbers: NDArray[np.int32], limit: int) -> bool:
     """Whether all are from 0 to limit - 1."""
     if len(numbers) <= FEW:

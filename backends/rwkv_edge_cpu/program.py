@@ -1,6 +1,6 @@
 """A Plan as records: what the compiled walk reads. Built once; `bind` fills in what depends on the run."""
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ PIECES_PER_THREAD = 4  # so that a thread which was interrupted does not keep th
 HEAD_GRAIN_FLOATS = 1024
 
 Per = Literal["op", "row", "segment"]
-CONSTANT, TOKEN_ROWS, OUTPUT_ROWS, RESULT = range(4)  # where an operand lies
+CONSTANT, TOKEN_ROWS, OUTPUT_ROWS, CALLERS = range(4)  # where an operand lies; the caller's arrays: results, then inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,8 @@ class Program:
 
     records: int64 [ops, N_FIELDS].  single, many: kernel addresses for one row and for more.
     region, offset: where operands lie.  token_floats, output_floats: activation memory per token and per output.
-    kept: arrays whose addresses are in the records.  result_fields: where in the flat records the logits' address goes.
+    results: buffers that go to the caller.  input_widths: of the rows that come from there.
+    kept: arrays whose addresses are in the records.  callers_fields: (place in the flat records, which of the caller's arrays).
     ops: what the records were made from.  copies: matrices that are still to be re-laid by key, in the order of their turns.
     """
 
@@ -148,15 +149,16 @@ class Program:
     per_output: NDArray[np.bool_]
     token_floats: int
     output_floats: int
-    logits: p.Buffer
+    results: tuple[p.Buffer, ...]
+    input_widths: tuple[int, ...]
     n_vocab: int | None
     kept: list[NDArray[Any]]
-    result_fields: list[int]
+    callers_fields: list[tuple[int, int]]
     ops: tuple[Any, ...]
     copies: list[Copy]
 
     def bind(self, n_tokens: int, n_outputs: int, n_segments: int, tokens_at: int, outputs_at: int) -> None:
-        """Fill in the addresses and amounts for runs of this shape; `result` is still to be set."""
+        """Fill in the addresses and amounts for runs of this shape; the caller's arrays are still to be set."""
         n_rows = np.where(self.per_output, n_outputs, n_tokens)
         base = np.array([0, tokens_at, outputs_at, 0], np.int64)
         scale = np.array([1, 4 * n_tokens, 4 * n_outputs, 0], np.int64)
@@ -166,16 +168,21 @@ class Program:
         count = np.where(self.per_segment, n_segments, n_rows)
         self.records[:, layout.UNITS] = self.units * np.where(self.per_op, n_rows > 0, count)
 
-    def set_result(self, address: int) -> None:
-        """Where this run's logits go."""
+    def set_callers(self, addresses: list[int]) -> None:
+        """Where this run's results go and its inputs are."""
         flat = self.records.reshape(-1)
-        for field in self.result_fields:
-            flat[field] = address
+        for field, number in self.callers_fields:
+            flat[field] = addresses[number]
 
 
 def build(plan: p.Plan, threads: int, by_key: bool | None = None) -> Program:
-    """Raises BackendError for weights that there is no kernel for. Compiles the kernels that the plan needs, or loads them."""
+    """Compiles the kernels that the plan needs, or loads them. Raises BackendError for ops and weights that none is for."""
+    given = [op.out for op in plan.ops if isinstance(op, p.Input)]  # where the caller's rows are read, there is nothing to do
+    plan = replace(plan, ops=tuple(op for op in plan.ops if not isinstance(op, p.Input)))
+    callers = {buffer.index: number for number, buffer in enumerate([*plan.results, *given])}
     for op in plan.ops:
+        if type(op) not in LOWERINGS:
+            raise BackendError(f"the cpu backend has no kernel for {type(op).__name__}")
         _check_widths(op, [op.out, *(getattr(op, name) for name in LOWERINGS[type(op)].operands)])
     plan, phases = in_phases(with_bytes(plan, sparse_products(plan, by_key)))
     offsets, token_floats, output_floats = place_buffers(plan, phases)
@@ -189,8 +196,8 @@ def build(plan: p.Plan, threads: int, by_key: bool | None = None) -> Program:
 
     def locate(operand: p.Buffer | NDArray[Any]) -> tuple[int, int]:
         if isinstance(operand, p.Buffer):
-            if operand.index == plan.logits.index:
-                return RESULT, 0
+            if operand.index in callers:
+                return CALLERS, callers[operand.index]
             return (OUTPUT_ROWS if operand.per_output else TOKEN_ROWS), offsets[operand.index]
         vector = np.ascontiguousarray(operand, np.float32).reshape(-1)
         kept.append(vector)
@@ -236,8 +243,9 @@ def build(plan: p.Plan, threads: int, by_key: bool | None = None) -> Program:
         np.array([per == "op" for per in pers]),
         np.array([per == "segment" for per in pers]),
         np.array([op.out.per_output for op in plan.ops]),
-        token_floats, output_floats, plan.logits, min(vocabularies, default=None), kept,
-        [int(i) * layout.N_FIELDS + layout.OUT + int(j) for i, j in np.argwhere(region == RESULT)],
+        token_floats, output_floats, plan.results, tuple(buffer.width for buffer in given),
+        min(vocabularies, default=None), kept,
+        [(i * layout.N_FIELDS + layout.OUT + j, int(offset[i, j])) for i, j in np.argwhere(region == CALLERS).tolist()],
         plan.ops, copies,
     )  # fmt: skip
 

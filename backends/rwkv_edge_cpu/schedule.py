@@ -19,7 +19,9 @@ def in_phases(plan: p.Plan) -> tuple[p.Plan, list[int]]:
     for position, op in enumerate(plan.ops):
         phase = 0
         for buffer in p.inputs(op):
-            source = writer[buffer.index]
+            source = writer.get(buffer.index)
+            if source is None:  # it comes from outside
+                continue
             phase = max(phase, phases[source] + (0 if _same_share(plan.ops[source], op) else 1))
         slot = getattr(op, "slot", None)
         if slot is not None:
@@ -73,14 +75,15 @@ class Region:
 def place_buffers(plan: p.Plan, phases: list[int]) -> tuple[dict[int, int], int, int]:
     """(offset of each buffer, in floats per row; floats per row of all that hold tokens; of all that hold outputs).
 
-    Memory is free again in the phase behind the last use. Offsets and sizes are multiples of a cache line. The logits are not
+    Memory is free again in the phase behind the last use. Offsets and sizes are multiples of a cache line. Results are not
     placed: they go to the caller.
     """
     last = plan.last_uses()
+    results = {buffer.index for buffer in plan.results}
     born: dict[int, list[p.Buffer]] = {}
     dying: dict[int, list[p.Buffer]] = {}
     for op, phase in zip(plan.ops, phases, strict=True):
-        if op.out.index != plan.logits.index:
+        if op.out.index not in results:
             born.setdefault(phase, []).append(op.out)
             dying.setdefault(phases[last[op.out.index]], []).append(op.out)
     offsets: dict[int, int] = {}

@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 
 from rwkv_edge import plan as p
 from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge.system_memory import available_memory
 from rwkv_edge.weights.mapping import release
 from rwkv_edge.weights.tensor import Tensor
 from rwkv_edge_cpu import layout
 from rwkv_edge_cpu.key_major import key_major, slab_outputs
 from rwkv_edge_cpu.machine_code import KernelName, address, kernel_name
-from rwkv_edge_cpu.memory import CACHE_LINE, aligned, available_memory
+from rwkv_edge_cpu.memory import CACHE_LINE, aligned
 
 LEAST_KEYS = 32  # a run
 TILES_PER_THREAD = 1  # with two, a key's weights are half as long a stretch of memory: a fifth slower

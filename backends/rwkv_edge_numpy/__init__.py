@@ -1,8 +1,10 @@
 """The NumPy backend: the definition of every op, always available, in float32 or (for goldens) float64."""
 import numpy as np
 
-from rwkv_edge.backend import Availability, Executable
+from rwkv_edge.backend import Availability, Device, Executable
 from rwkv_edge.plan import Plan
+from rwkv_edge.system_cpu import cpu_name
+from rwkv_edge.system_memory import total_memory
 from rwkv_edge_numpy.executable import NumpyExecutable
 
 PRECISIONS = {None: np.float32, "fp32": np.float32, "fp64": np.float64}
@@ -14,6 +16,9 @@ class NumpyBackend:
     def availability(self) -> Availability:
         return Availability(True)
 
+    def devices(self) -> list[Device]:
+        return [Device(f"{cpu_name()}, NumPy {np.__version__}", "cpu", total_memory())]
+
     def supports(self, format: str) -> bool:
         return True
 
@@ -22,6 +27,10 @@ class NumpyBackend:
     ) -> Executable:
         """`threads` is NumPy's own business (its BLAS decides) and ignored, as is `sparse`: every product is whole."""
         return NumpyExecutable(plan, PRECISIONS[precision])
+
+    def compile_beside(self, plan: Plan, other: Executable | None, *, precision: str | None, threads: int | None) -> Executable:
+        """See `rwkv_edge.backend.ReadsInPlace`. Nothing is held between runs that could be shared."""
+        return self.compile(plan, precision=precision)
 
 
 backend = NumpyBackend()

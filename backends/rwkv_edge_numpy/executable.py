@@ -32,13 +32,16 @@ class NumpyExecutable:
         """Nothing is held beyond memory."""
 
     def run(self, batch: Batch) -> Array:
+        return self.run_all(batch)[0]
+
+    def run_all(self, batch: Batch) -> list[Array]:
         values: dict[int, Array] = {}
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             for position, op in enumerate(self.plan.ops):
                 values[op.out.index] = self._apply(op, values, batch)
                 for dead in self._dead_after[position]:
                     del values[dead]
-        return values[self.plan.logits.index]
+        return [values[buffer.index] for buffer in self.plan.results]
 
     def _cast_vectors(self, op: p.Op) -> p.Op:
         vectors = {
@@ -57,6 +60,8 @@ class NumpyExecutable:
         match op:
             case p.Embed():
                 return self._rows(op, batch.tokens)
+            case p.Input():
+                return batch.inputs[op.number]
             case p.SelectOutputs():
                 return of(op.x)[batch.outputs]
             case p.LayerNorm():

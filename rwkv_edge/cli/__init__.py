@@ -9,11 +9,11 @@ import warnings
 from collections.abc import Sequence
 
 from rwkv_edge import __version__
-from rwkv_edge.cli import cache, compare, demo, info, ingest, perplexity, quantize, run, script, warmup
+from rwkv_edge.cli import backends, bench, cache, compare, demo, info, ingest, perplexity, quantize, run, script, warmup
 from rwkv_edge.errors import RwkvEdgeError
 from rwkv_edge.model import PromptWarning
 
-COMMANDS = (run, ingest, info, demo, quantize, perplexity, compare, script, warmup, cache)
+COMMANDS = (run, ingest, info, backends, bench, demo, quantize, perplexity, compare, script, warmup, cache)
 
 
 def parser() -> argparse.ArgumentParser:

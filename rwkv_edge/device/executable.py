@@ -13,6 +13,7 @@ from rwkv_edge.device import inputs
 from rwkv_edge.device.driver import Driver, Grid, RunShape, Step
 from rwkv_edge.device.kernels import DOT_TOKENS
 from rwkv_edge.device.program import Program
+from rwkv_edge.device.stages import refuse_unknown
 from rwkv_edge.device.states import Seats
 from rwkv_edge.errors import BackendError
 
@@ -27,9 +28,11 @@ class DeviceExecutable:
 
     def __init__(self, plan: p.Plan, driver: Driver) -> None:
         self.plan, self.driver = plan, driver
-        self._embeds = [op for op in plan.ops if isinstance(op, p.Embed)]
-        self._n_vocab = min((op.weight.shape[0] for op in self._embeds), default=1)
+        self._host_rows = [op for op in plan.ops if isinstance(op, p.Embed | p.Input)]
+        self._n_vocab = min((op.weight.shape[0] for op in self._host_rows if isinstance(op, p.Embed)), default=None)
+        self._input_widths = [op.out.width for op in self._host_rows if isinstance(op, p.Input)]
         try:
+            refuse_unknown(plan)
             self._program = Program(plan, driver)
             self._seats = Seats(driver, plan.state_size)
         except BaseException:
@@ -56,20 +59,35 @@ class DeviceExecutable:
         return len(self._program.schedules[True])
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
+        return self.run_all(batch)[0]
+
+    def run_all(self, batch: Batch) -> list[NDArray[np.float32]]:
         """Raises InputError for a batch that does not fit the plan, BackendError when closed or when the device fails."""
         self._check_process()
         with self._lock:
             if self._closed:
                 raise BackendError("this executable is closed")
-            inputs.check(batch, self._state_size, self._n_vocab)
-            logits = self.plan.logits
-            result = np.empty((len(batch.outputs if logits.per_output else batch.tokens), logits.width), np.float32)
-            at = 0
+            inputs.check(batch, self._state_size, self._n_vocab, self._input_widths)
+            buffers = self.plan.results
+            results = [np.empty((len(batch.outputs if b.per_output else batch.tokens), b.width), np.float32) for b in buffers]
+            done = [0] * len(buffers)
             for piece in inputs.pieces(batch, self._most_rows, self._seats.most):
-                n = piece.shape.outputs if logits.per_output else piece.shape.rows
-                self._run(piece, batch, result[at : at + n])
-                at += n
-            return result
+                n = {True: piece.shape.outputs, False: piece.shape.rows}
+                ends = [at + n[buffer.per_output] for at, buffer in zip(done, buffers, strict=True)]
+                self._run(piece, batch, [rows[at:end] for rows, at, end in zip(results, done, ends, strict=True)])
+                done = ends
+            return results
+
+    def prepare(self) -> None:
+        """Compile what single tokens need: a device that refuses does so now. Raises BackendError, and is closed then."""
+        arena = self._program.arenas[True]
+        try:
+            self._arena.reserve(4 * arena.floats(1, 1))
+            self._inputs.reserve(4 * (inputs.HEAD + sum(op.out.width for op in self._host_rows)))
+            self._recording((True, 1, 1), RunShape(1, 1, 1))
+        except BaseException:
+            self.close()
+            raise
 
     def fetch(self, state: NDArray[np.float32], release: bool = True) -> None:
         """See `HoldsStates`."""
@@ -101,20 +119,25 @@ class DeviceExecutable:
         per_row = max(4 * arena.floats(1, 1) for arena in self._program.arenas.values())
         return max(1, min(MOST_ROWS, self.driver.limits.binding // max(1, per_row)))
 
-    def _run(self, piece: inputs.Piece, batch: Batch, out: NDArray[np.float32]) -> None:
+    def _run(self, piece: inputs.Piece, batch: Batch, out: list[NDArray[np.float32]]) -> None:
         shape = piece.shape
         variant = piece.one_each, tokens_at_once(shape.rows), tokens_at_once(shape.outputs)
         arena = self._program.arenas[piece.one_each]
         self._arena.reserve(4 * arena.floats(shape.rows, shape.outputs))
         outputs_begin = arena.tokens.size * shape.rows
         seats = self._seats.take([batch.states[i] for i, _, _ in piece.segments])
-        words = inputs.words(piece, batch.tokens, seats, self._embeds, outputs_begin)
+        words = inputs.words(piece, batch, seats, self._host_rows, outputs_begin)
         self._inputs.reserve(words.nbytes)
         self.driver.write(self._inputs.memory, 0, words)
         recording, grids = self._recording(variant, shape)
-        place = arena.place(self.plan.logits)
-        at = outputs_begin + place * shape.outputs if self.plan.logits.per_output else place * shape.rows
-        self.driver.launch(recording, grids, self._arena.memory, 4 * at, out)
+        places = [
+            outputs_begin + arena.place(buffer) * shape.outputs if buffer.per_output else arena.place(buffer) * shape.rows
+            for buffer in self.plan.results
+        ]
+        self.driver.launch(recording, grids, self._arena.memory, 4 * places[0], out[0])
+        for place, rows in zip(places[1:], out[1:], strict=True):
+            if rows.size:
+                self.driver.read(self._arena.memory, 4 * place, rows)
 
     def _recording(self, variant: Variant, shape: RunShape) -> tuple[Any, list[Grid]]:
         memories = self._arena.memory, self._program.vectors, self._seats.memory, self._inputs.memory

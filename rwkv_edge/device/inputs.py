@@ -4,7 +4,7 @@
     owners    [T] each row's segment
     segments  [S, 3] first row, end row, where the state begins
     outputs   [M] rows whose logits are wanted
-    embedded  float32 bits, for each `Embed` [T, width]
+    embedded  float32 bits, for each `Embed` and `Input` [T, width]
 """
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rwkv_edge.backend import Batch
 from rwkv_edge.device.driver import RunShape
 from rwkv_edge.errors import InputError
-from rwkv_edge.plan import Embed
+from rwkv_edge.plan import Embed, Input
 from rwkv_edge.quant.decode import decode_blocks
 
 HEAD = 8
@@ -64,31 +64,34 @@ def pieces(batch: Batch, most_rows: int, most_segments: int) -> Iterator[Piece]:
 
 
 def words(
-    piece: Piece, tokens: NDArray[np.int32], seats: Sequence[int], embeds: Sequence[Embed], outputs_begin: int
+    piece: Piece, batch: Batch, seats: Sequence[int], host_rows: Sequence[Embed | Input], outputs_begin: int
 ) -> NDArray[np.uint32]:
-    """seats: where the states of the piece's segments begin."""
+    """seats: where the states of the piece's segments begin.  host_rows: the ops whose rows come along."""
     shape = piece.shape
     owners_at = HEAD
     segments_at = owners_at + shape.rows
     outputs_at = segments_at + 3 * shape.segments
     embedded_at = outputs_at + shape.outputs
-    out = np.empty(embedded_at + shape.rows * sum(op.out.width for op in embeds), np.uint32)
+    out = np.empty(embedded_at + shape.rows * sum(op.out.width for op in host_rows), np.uint32)
     out[:HEAD] = shape.rows, shape.outputs, shape.segments, outputs_begin, owners_at, segments_at, outputs_at, embedded_at
     for i, ((_, first, end), seat) in enumerate(zip(piece.segments, seats, strict=True)):
         out[owners_at + first : owners_at + end] = i
         out[segments_at + 3 * i : segments_at + 3 * i + 3] = first, end, seat
     out[outputs_at:embedded_at] = piece.outputs
-    at, rows = embedded_at, tokens[piece.begin : piece.end]
-    for op in embeds:
+    at = embedded_at
+    for op in host_rows:
         size = shape.rows * op.out.width
-        values = decode_blocks(op.weight.data[rows], op.weight.format)
+        if isinstance(op, Input):
+            values = batch.inputs[op.number][piece.begin : piece.end]
+        else:
+            values = decode_blocks(op.weight.data[batch.tokens[piece.begin : piece.end]], op.weight.format)
         out[at : at + size] = np.ascontiguousarray(values).view(np.uint32).reshape(-1)
         at += size
     return out
 
 
-def check(batch: Batch, state_size: int, n_vocab: int) -> None:
-    """Raises InputError for a batch that does not fit the plan: kernels do not look."""
+def check(batch: Batch, state_size: int, n_vocab: int | None, input_widths: Sequence[int]) -> None:
+    """Raises InputError for a batch that does not fit the plan: kernels do not look. n_vocab: None: it has no `Embed`."""
     n_rows = len(batch.tokens)
     if len(batch.lengths) != len(batch.states) or min(batch.lengths, default=0) < 1 or sum(batch.lengths) != n_rows:
         raise InputError(f"lengths {list(batch.lengths)} do not fit {n_rows} tokens and {len(batch.states)} states")
@@ -101,8 +104,12 @@ def check(batch: Batch, state_size: int, n_vocab: int) -> None:
         raise InputError("two segments share a state")
     # Python looks at few numbers faster than NumPy does.
     tokens = batch.tokens.tolist()
-    if min(tokens) < 0 or max(tokens) >= n_vocab:
+    if n_vocab is not None and (min(tokens) < 0 or max(tokens) >= n_vocab):
         raise InputError(f"token ids must be from 0 to {n_vocab - 1}")
+    if [rows.shape for rows in batch.inputs] != [(n_rows, width) for width in input_widths]:
+        raise InputError(f"expected inputs of {list(input_widths)} numbers a row, got {[rows.shape for rows in batch.inputs]}")
+    if any(rows.dtype != np.float32 for rows in batch.inputs):
+        raise InputError("inputs must be float32")
     wanted = batch.outputs.tolist()
     if wanted and (wanted[0] < 0 or wanted[-1] >= n_rows or any(a > b for a, b in pairwise(wanted))):
         raise InputError(f"outputs must be rows from 0 to {n_rows - 1} in ascending order")

@@ -53,7 +53,7 @@ class Arena:
     def of(cls, plan: p.Plan, stages: list[Stage]) -> "Arena":
         """A buffer's place can be another's after the last stage that reads it."""
         last = {index: position for position, stage in enumerate(stages) for index in stage.reads()}
-        last[plan.logits.index] = len(stages)
+        last |= {buffer.index: len(stages) for buffer in plan.results}
         # A layer norm reads its row several times: within a stage too it comes from memory.
         read_back = {op.x.index for op in plan.ops if isinstance(op, p.LayerNorm)}
         arena = cls(last.keys() | read_back)
@@ -100,12 +100,13 @@ def vectors_of(op: p.Op) -> list[NDArray[Any]]:
     return [value for name in op.__dataclass_fields__ if isinstance(value := getattr(op, name), np.ndarray)]
 
 
-def embedding_places(plan: p.Plan) -> dict[int, int]:
-    """Where the rows of each `Embed`, which the host looks up, lie among a run's inputs: buffer index -> offset per token."""
+def host_row_places(plan: p.Plan) -> dict[int, int]:
+    """Where rows that come from the host lie among a run's inputs (`Embed`, which it looks up, and `Input`): buffer index ->
+    offset per token."""
     places: dict[int, int] = {}
     at = 0
     for op in plan.ops:
-        if isinstance(op, p.Embed):
+        if isinstance(op, p.Embed | p.Input):
             places[op.out.index] = at
             at += op.out.width
     return places

@@ -6,7 +6,7 @@ from rwkv_edge import plan as p
 from rwkv_edge.device import kernels
 from rwkv_edge.device.driver import Driver, Limits, Step
 from rwkv_edge.device.packing import layout_of, pack
-from rwkv_edge.device.places import Arena, Vectors, embedding_places
+from rwkv_edge.device.places import Arena, Vectors, host_row_places
 from rwkv_edge.device.stages import MAX_MEMBERS, Member, Stage, stages
 from rwkv_edge.errors import BackendError
 
@@ -19,7 +19,7 @@ class Program:
 
     def __init__(self, plan: p.Plan, driver: Driver) -> None:
         self.plan, self.driver = plan, driver
-        self.embeddings = embedding_places(plan)
+        self.host_rows = host_row_places(plan)
         self._vectors = Vectors(plan)
         self.schedules = {one_each: stages(plan, one_each, self._split) for one_each in (True, False)}
         self.arenas = {one_each: Arena.of(plan, schedule) for one_each, schedule in self.schedules.items()}
@@ -36,7 +36,7 @@ class Program:
 
         tokens: how many rows a matrix product takes at a time, 0 for tiles of many; outputs: likewise behind `SelectOutputs`.
         """
-        places = kernels.Places(self.arenas[one_each], self._vectors, self.embeddings)
+        places = kernels.Places(self.arenas[one_each], self._vectors, self.host_rows)
         schedule = self.schedules[one_each]
         return [self._step(stage, places, outputs if stage.ops[0].out.per_output else tokens) for stage in schedule]
 
@@ -48,9 +48,9 @@ class Program:
     def _step(self, stage: Stage, places: kernels.Places, tokens: int) -> Step:
         match stage.family:
             case "rows":
-                return kernels.rows_step(stage, places, self.driver.dialect)
+                return kernels.rows_step(stage, places, self.driver.dialect, self.driver.limits.threads)
             case "heads":
-                return kernels.heads_step(stage, places, self.driver.dialect)
+                return kernels.heads_step(stage, places, self.driver.dialect, self.driver.limits.threads)
             case "matmul":
                 return kernels.matmul_step(stage, places, self.driver.dialect, self._weights(stage), tokens)
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rwkv_edge import plan as p
+from rwkv_edge.errors import BackendError
 
 Family = Literal["rows", "heads", "matmul"]
 ELEMENTWISE = (p.Lerp, p.Add, p.Multiply, p.Scale, p.Activation)
-ROWS = (p.Embed, p.SelectOutputs, p.LayerNorm, p.TokenShift)
+ROWS = (p.Embed, p.Input, p.SelectOutputs, p.LayerNorm, p.TokenShift)
 HEADS = (p.GroupNorm, p.L2Normalize, p.HeadBonus, p.Wkv4, p.Wkv6, p.Wkv7)
 WITH_STATE = (p.Wkv4, p.Wkv6, p.Wkv7)
 MAX_MEMBERS = 8  # matrices of a matmul stage, and thereby the length of its parameters
@@ -57,7 +58,7 @@ class _Scheduler:
         self.one_each, self.split = one_each, split
         self.ops_left = list(plan.ops)
         self.done: set[int] = set()
-        self.kept = {plan.logits.index}
+        self.kept = {buffer.index for buffer in plan.results}
         self.readers: dict[int, list[p.Op]] = {}
         for op in plan.ops:
             for buffer in p.inputs(op):
@@ -128,6 +129,13 @@ def _family(ops: list[p.Op]) -> Family | None:
     if any(isinstance(op, HEADS) for op in ops):
         return "heads"
     return "rows" if any(isinstance(op, ROWS) for op in ops) else None
+
+
+def refuse_unknown(plan: p.Plan) -> None:
+    """Raises BackendError for an op of no family."""
+    for op in plan.ops:
+        if not isinstance(op, (p.MatMul, *ELEMENTWISE, *ROWS, *HEADS)):
+            raise BackendError(f"backends with devices have no kernel for {type(op).__name__}")
 
 
 def stages(plan: p.Plan, one_each: bool, split: Split) -> list[Stage]:

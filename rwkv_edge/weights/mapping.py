@@ -45,16 +45,36 @@ def prefetch(data: NDArray[np.uint8], places: Iterable[tuple[int, int]]) -> None
 
 def release(data: NDArray[Any]) -> None:
     """Give back the memory that a view of a mapped file takes; it is read again when touched. Only a hint."""
+    _advise(data, "MADV_DONTNEED")
+
+
+def read_ahead(data: NDArray[Any]) -> None:
+    """Have the system begin to read a view of a mapped file, in the background. Only a hint, and in vain on Windows."""
+    _advise(data, "MADV_WILLNEED")
+
+
+def is_mapped(data: NDArray[Any]) -> bool:
+    """Whether this is a view of a mapped file."""
+    return _mapping(data) is not None
+
+
+def _mapping(data: NDArray[Any]) -> tuple[mmap.mmap, NDArray[Any]] | None:
+    """The mapped file that `data` is a view of, and the array of all its bytes."""
     base: Any = data
     while isinstance(base, np.ndarray):
         base, whole = base.base, base
     view = base.obj if isinstance(base, memoryview) else base
-    if isinstance(view, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") and data.size:
+    return (view, whole) if isinstance(view, mmap.mmap) else None
+
+
+def _advise(data: NDArray[Any], advice: str) -> None:
+    if data.size and hasattr(mmap, advice) and (found := _mapping(data)):
+        view, whole = found
         reach = sum((n - 1) * stride for n, stride in zip(data.shape, data.strides, strict=True)) + data.itemsize
         first = data.ctypes.data - whole.ctypes.data
         start = first // mmap.PAGESIZE * mmap.PAGESIZE
         with suppress(OSError):
-            view.madvise(mmap.MADV_DONTNEED, start, first - start + reach)
+            view.madvise(getattr(mmap, advice), start, first - start + reach)
 
 
 def read_small_file(path: Path, limit: int, expected: str) -> bytes:

@@ -209,21 +209,6 @@ def test_what_was_copied_is_given_back_to_the_file(tiny_pth: Callable[[str], Pat
         assert [id(data) for data in given_back] == [id(data) for data in values]
 
 
-def test_available_memory(tmp_path: Path) -> None:
-    from rwkv_edge_cpu import memory
-
-    assert memory.available_memory() > 0
-    membership, group = tmp_path / "cgroup", tmp_path / "fs" / "a" / "b"
-    group.mkdir(parents=True)
-    membership.write_text("1:name=x:/y\n0::/a/b\n")
-    assert memory._of_groups(membership, tmp_path / "fs") == []
-    for folder, limit in ((group, "max"), (group.parent, "5000"), (group.parent.parent, "70000")):
-        (folder / "memory.max").write_text(limit + "\n")
-        (folder / "memory.current").write_text("3000\n")
-        (folder / "memory.stat").write_text("anon 2000\nfile 1000\n")
-    assert sorted(memory._of_groups(membership, tmp_path / "fs")) == [3000, 68000]
-
-
 @pytest.mark.skipif("RWKV_EDGE_ISA" in os.environ, reason="is the test that this starts")
 @pytest.mark.parametrize("isa", other_isas())
 def test_other_instruction_sets(isa: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from rwkv_edge.backend import Batch
 from rwkv_edge.device import inputs
-from rwkv_edge.plan import Buffer, Embed
+from rwkv_edge.plan import Buffer, Embed, Input
 from rwkv_edge.weights.tensor import Tensor
 
 
@@ -38,11 +38,14 @@ def test_pieces_cover_a_batch(most_rows: int, most_segments: int) -> None:
 def test_words() -> None:
     table = np.arange(20, dtype=np.float32).reshape(10, 2)
     embed = Embed(Buffer(0, 2), Tensor("emb", (10, 2), "f32", table))
-    (piece,) = inputs.pieces(Batch(np.array([4, 9, 1], np.int32), [1, 2], [], np.array([2], np.int32)), 10, 10)
-    words = inputs.words(piece, np.array([4, 9, 1], np.int32), [100, 300], [embed], 77)
+    given = Input(Buffer(1, 1), 0)
+    rows_given = [np.array([[0.5], [0.25], [-1]], np.float32)]
+    whole = Batch(np.array([4, 9, 1], np.int32), [1, 2], [], np.array([2], np.int32), rows_given)
+    (piece,) = inputs.pieces(whole, 10, 10)
+    words = inputs.words(piece, whole, [100, 300], [embed, given], 77)
     rows, outputs, segments, begin, owners_at, segments_at, outputs_at, embedded_at = words[: inputs.HEAD].tolist()
     assert (rows, outputs, segments, begin) == (3, 1, 2, 77)
     assert words[owners_at:segments_at].tolist() == [0, 1, 1]
     assert words[segments_at:outputs_at].tolist() == [0, 1, 100, 1, 3, 300]
     assert words[outputs_at:embedded_at].tolist() == [2]
-    assert words[embedded_at:].view(np.float32).tolist() == [8, 9, 18, 19, 2, 3]
+    assert words[embedded_at:].view(np.float32).tolist() == [8, 9, 18, 19, 2, 3, 0.5, 0.25, -1]

@@ -1,0 +1,217 @@
+"""A plan and a strategy become an executable: layers to backends, weights to formats, stages to what runs them."""
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+from typing import Any
+
+from numpy.typing import NDArray
+
+from rwkv_edge import registry
+from rwkv_edge.backend import Backend, Executable, ReadsInPlace
+from rwkv_edge.convert.encoding import Progress
+from rwkv_edge.errors import BackendError, NotEnoughMemoryError, StrategyError
+from rwkv_edge.plan import Embed, MatMul, Op, Plan
+from rwkv_edge.quant.convert import converted_all
+from rwkv_edge.strategy.budget import suggestion, within_budget
+from rwkv_edge.strategy.cut import Stage, cut
+from rwkv_edge.strategy.devices import backends_for, reader_in_place
+from rwkv_edge.strategy.grammar import ELSEWHERE, Part, Strategy
+from rwkv_edge.strategy.memory import Layer, Sizes, readable
+from rwkv_edge.strategy.notices import FallbackWarning, StrategyNotice
+from rwkv_edge.strategy.placement import places
+from rwkv_edge.strategy.split import Link, SplitExecutable
+from rwkv_edge.system_memory import available_memory
+from rwkv_edge.weights.mapping import is_mapped
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seat:
+    """How a layer runs."""
+
+    backend: Backend
+    weight_format: str | None
+    precision: str | None
+    streamed: bool
+
+    def joins(self, other: "Seat") -> bool:
+        """Whether one executable can run both, with weights in formats of their own."""
+        same = self.backend is other.backend and not (self.streamed or other.streamed)
+        return same and (self.precision == other.precision or None in (self.precision, other.precision))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compiled:
+    """name: of the backends, in the order of their layers.  plan: the whole model's, with weights as the backends have them.
+    strategy: what was chosen, where it left something open."""
+
+    name: str
+    plan: Plan
+    executable: Executable
+    strategy: Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """See `compiled`."""
+
+    threads: int | None
+    sparse: bool | None
+    progress: Progress | None
+    allocated: bool
+
+
+def compiled(
+    plan: Plan,
+    strategy: Strategy,
+    *,
+    threads: int | None = None,
+    sparse: bool | None = None,
+    progress: Progress | None = None,
+    allocated: bool = False,
+) -> Compiled:
+    """threads, sparse: see `Backend`.  progress: of the conversion, see `converted_all`.  allocated: the weights are in memory
+    already, so that nothing is to be checked.
+
+    "auto" goes on to the next backend, with a FallbackWarning, where one turns out not to run the plan.
+    Raises StrategyError; BackendError, also where memory does not suffice.
+    """
+    sizes = Sizes(plan)
+    if strategy.budget is not None:
+        strategy, sparse = within_budget(strategy, sizes), sparse or False
+    options = Options(threads, sparse, progress, allocated)
+    if strategy.parts[0].device is not None:
+        return _compiled(plan, strategy.parts, backends_for(strategy.parts), sizes, options)
+    refusals: list[BackendError] = []
+    for backend in registry.candidates():
+        if refusals:
+            warnings.warn(f"running on the {backend.name} backend: {refusals[-1]}", FallbackWarning, stacklevel=3)
+        try:
+            return _compiled(plan, strategy.parts, [backend], sizes, options)
+        except NotEnoughMemoryError:
+            raise
+        except BackendError as error:
+            refusals.append(error)
+    raise refusals[0]
+
+
+def _compiled(
+    plan: Plan, parts: Sequence[Part], backends: Sequence[Backend], sizes: Sizes, options: Options
+) -> Compiled:
+    seats = _seats(parts, backends, max(1, len(plan.layer_starts)))
+    if not options.allocated:
+        _check_memory(seats, sizes)
+    plan = _in_formats(plan, seats, options.threads, options.progress)
+    name = " -> ".join(name for name, _ in groupby(seat.backend.name for seat in seats))
+    strategy = Strategy(tuple(_as_chosen(part, backend) for part, backend in zip(parts, backends, strict=True)))
+    begins = [i for i, seat in enumerate(seats) if i == 0 or not seat.joins(seats[i - 1])]
+    if len(begins) == 1 and not seats[0].streamed:
+        precision = _precision(seats)
+        whole = seats[0].backend.compile(plan, precision=precision, threads=options.threads, sparse=options.sparse)
+        return Compiled(name, plan, whole, strategy)
+    stages = cut(plan, [plan.layer_starts[i] for i in begins[1:]])
+    groups = [seats[begin:end] for begin, end in pairwise([*begins, len(seats)])]
+    return Compiled(name, plan, _split(stages, groups, options.threads, options.sparse), strategy)
+
+
+def _as_chosen(part: Part, backend: Backend) -> Part:
+    return replace(part, device=backend.name, which=None if part.device in ELSEWHERE else part.which)
+
+
+def _seats(parts: Sequence[Part], backends: Sequence[Backend], n_places: int) -> list[Seat]:
+    seats = []
+    for place in places(parts, n_places):
+        part, backend = parts[place.part], backends[place.part]
+        if place.streamed and not isinstance(backend, ReadsInPlace):
+            backend = reader_in_place()
+        seats.append(Seat(backend, None if place.streamed else part.weight_format, part.precision, place.streamed))
+    for part, backend in zip(parts, backends, strict=True):
+        moved = sum(seat.streamed and seat.backend is not backend for seat in seats)
+        if part.streams and moved:
+            reader = next(seat.backend.name for seat in seats if seat.streamed)
+            told = f"{backend.name} keeps its weights on the device: the {moved} streamed layers run on the {reader} backend"
+            warnings.warn(told, StrategyNotice, stacklevel=5)
+    return seats
+
+
+def _check_memory(seats: Sequence[Seat], sizes: Sizes) -> None:
+    """Raises BackendError where the layers of backends that work in this machine's memory do not fit into it."""
+    here = [isinstance(seat.backend, ReadsInPlace) for seat in seats]
+    layers = [Layer(seat.weight_format, seat.streamed) for seat in seats]
+    elsewhere = sum(sizes.layers(layer.format)[i] for i, layer in enumerate(layers) if not here[i])
+    need, there = sizes.need(layers).total - elsewhere, available_memory()
+    if need > there:
+        device = next((seat.backend.name for seat, mine in zip(seats, here, strict=True) if mine), seats[0].backend.name)
+        fits = suggestion(device, there, sizes)
+        raise NotEnoughMemoryError(f"the model needs {readable(need)} of memory, {readable(there)} are available; {fits}")
+
+
+def _in_formats(plan: Plan, seats: Sequence[Seat], threads: int | None, progress: Progress | None) -> Plan:
+    """The plan with its matrices in formats that were asked for and that the backends compute with.
+
+    A format that a backend does not know is decoded to float32: exact, at the price of memory. Where layers are streamed the
+    embedding stays as stored: a step reads a row of it.
+    """
+    bounds = [*(plan.layer_starts or (0,)), len(plan.ops)]
+    streams = any(seat.streamed for seat in seats)
+    ops = list(plan.ops)
+    wanted: dict[str, list[int]] = {}
+    matrices: list[tuple[int, Backend]] = []
+    for seat, (begin, end) in zip(seats, pairwise(bounds), strict=True):
+        for i in range(begin, end):
+            if isinstance(op := ops[i], MatMul | Embed):
+                matrices.append((i, seat.backend))
+                if seat.weight_format is not None and not (streams and isinstance(op, Embed)):
+                    wanted.setdefault(seat.weight_format, []).append(i)
+
+    def convert(positions: Sequence[int], type: str) -> None:
+        found = [op.weight for i in positions if isinstance(op := ops[i], MatMul | Embed)]
+        for i, weight in zip(positions, converted_all(found, type, threads=threads, progress=progress), strict=True):
+            ops[i] = replace(ops[i], weight=weight)  # type: ignore[arg-type]
+
+    for type, positions in wanted.items():
+        convert(positions, type)
+    convert([i for i, backend in matrices if not backend.supports(_format(ops[i]))], "f32")
+    return replace(plan, ops=tuple(ops))
+
+
+def _format(op: Op) -> str:
+    assert isinstance(op, MatMul | Embed)
+    return op.weight.format
+
+
+def _split(
+    stages: Sequence[Stage], groups: Sequence[Sequence[Seat]], threads: int | None, sparse: bool | None
+) -> SplitExecutable:
+    links: list[Link] = []
+    in_place: dict[int, Executable] = {}  # backend -> its last executable: those in one model never run at the same time
+    try:
+        for stage, seats in zip(stages, groups, strict=True):
+            backend, precision = seats[0].backend, _precision(seats)
+            if seats[0].streamed:
+                assert isinstance(backend, ReadsInPlace)
+                other = in_place.get(id(backend))
+                executable = backend.compile_beside(stage.plan, other, precision=precision, threads=threads)
+            else:
+                executable = backend.compile(stage.plan, precision=precision, threads=threads, sparse=sparse)
+            if isinstance(backend, ReadsInPlace):
+                in_place[id(backend)] = executable
+            links.append(Link(stage, executable, *(_streamed(stage.plan) if seats[0].streamed else ())))
+        if len({link.executable.state_dtype for link in links}) > 1:
+            raise StrategyError("the parts of a split must have the same precision: fp64 for all of them, or for none")
+    except BaseException:
+        for link in links:
+            link.executable.close()
+        raise
+    return SplitExecutable(links)
+
+
+def _streamed(plan: Plan) -> tuple[tuple[NDArray[Any], ...], tuple[NDArray[Any], ...]]:
+    """The weights in the mapped file: of matrix products, and of the embedding."""
+    mapped = [op for op in plan.ops if isinstance(op, MatMul | Embed) and is_mapped(op.weight.data)]
+    whole, rows = ([op.weight.data for op in mapped if isinstance(op, kind)] for kind in (MatMul, Embed))
+    return tuple(whole), tuple(rows)
+
+
+def _precision(seats: Sequence[Seat]) -> str | None:
+    return next((seat.precision for seat in seats if seat.precision is not None), None)
