@@ -5,85 +5,17 @@
 "GB/s" is the device's bytes of matrices (all are read once a token) times tokens/s; "of copy" compares it with copies between
 two buffers, which count twice: read and written. "host ms" is the time of a step that the host does not wait for the device.
 """
-import argparse
-import time
-from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
-
-from bench.model_facts import model_facts
-from bench.table import Row, report
-from rwkv_edge import Model
-
-COPIED = 64 << 20
-COPIES = 8
+from bench import gpu
 
 
-def copy_rate(driver: Any, rounds: int) -> float:
-    """GB/s, read and written."""
-    source, target = driver.allocate(COPIED, "a copy"), driver.allocate(COPIED, "a copy")
-    one, seconds = np.zeros(4, np.float32), []
-    for _ in range(rounds + 1):
-        encoder = driver.device.create_command_encoder()
-        for _ in range(COPIES):
-            encoder.copy_buffer_to_buffer(source, 0, target, 0, COPIED)
-        start = time.perf_counter()
-        driver.device.queue.submit([encoder.finish()])
-        driver.read(target, 0, one)
-        seconds.append(time.perf_counter() - start)
-    driver.free(source)
-    driver.free(target)
-    return 2 * COPIED * COPIES / median(seconds[1:]) / 1e9
-
-
-def measure(path: Path, chosen: argparse.Namespace) -> Row:
-    facts = model_facts(path)
-    with Model(path, chosen.strategy) as model:
-        executable: Any = model._executable
-        driver = executable.driver
-        prompt, tokens = facts.tokens(chosen.prompt), facts.tokens(chosen.tokens)
-        _, state = model.forward(prompt)  # compiles the kernels
-        model.forward([1], state)
-        prompts, decodes, hosts = [], [], []
-        for _ in range(chosen.rounds):
-            start = time.perf_counter()
-            model.forward(prompt)
-            prompts.append(len(prompt) / (time.perf_counter() - start))
-            waited, start = driver.waited, time.perf_counter()
-            for token in tokens:
-                model.forward([token], state)
-            seconds = time.perf_counter() - start
-            decodes.append(len(tokens) / seconds)
-            hosts.append((seconds - (driver.waited - waited)) / len(tokens))
-        copied = copy_rate(driver, chosen.rounds)
-        read = median(decodes) * executable.matrix_bytes / 1e9
-        return {
-            "file": path.name,
-            "strategy": chosen.strategy,
-            "adapter": driver.name,
-            "decode tok/s": median(decodes),
-            "GB/s": read,
-            "of copy": f"{100 * read / copied:.0f} % of {copied:.1f}",
-            f"prefill {chosen.prompt} tok/s": median(prompts),
-            "launches": float(executable.launches),
-            "host ms": 1e3 * median(hosts),
-            "least": 1e3 * min(hosts),
-        }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path, help="models (bench.make_model makes some)")
-    parser.add_argument("--strategy", default="webgpu")
-    parser.add_argument("--tokens", type=int, default=64, help="a measurement of decode")
-    parser.add_argument("--prompt", type=int, default=512, help="tokens of a measurement of prefill")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--save", action="store_true", help="keep the table in bench/results")
-    chosen = parser.parse_args()
-    report("webgpu", [measure(path, chosen) for path in chosen.files], [], chosen.save)
+def copy(driver: Any, source: Any, target: Any) -> None:
+    encoder = driver.device.create_command_encoder()
+    for _ in range(gpu.COPIES):
+        encoder.copy_buffer_to_buffer(source, 0, target, 0, gpu.COPIED)
+    driver.device.queue.submit([encoder.finish()])
 
 
 if __name__ == "__main__":
-    main()
+    gpu.main("webgpu", __doc__, copy)

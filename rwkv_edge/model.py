@@ -32,7 +32,7 @@ from rwkv_edge.scoring import following, log_probabilities_of
 from rwkv_edge.state import State
 from rwkv_edge.state_tuning import load_state
 from rwkv_edge.stop import Stop, StopFinder, stop_strings, stops_of_each
-from rwkv_edge.strategy import compiled, parse
+from rwkv_edge.strategy import compiled, default_strategy, parse
 from rwkv_edge.tokenizer import Tokenizer, tokenizer_for
 from rwkv_edge.weights import Hints, Weights, open_weights
 
@@ -50,7 +50,8 @@ class PromptWarning(UserWarning):
 class Model:
     """An RWKV model (4, 5.0, 5.1, 5.2, 6 or 7) from a .pth, .safetensors, .gguf or rwkv.cpp .bin file, or a model directory.
 
-    strategy: "auto", or a backend and maybe a weight format: "cpu", "cpu fp32", "webgpu fp16", "webgpu:1", "numpy fp64".
+    strategy: "auto", or a backend and maybe a weight format: "cpu", "cpu fp32", "webgpu fp16", "webgpu:1", "numpy fp64";
+        None: $RWKV_EDGE_STRATEGY, else "auto".
     tokenizer: a `Tokenizer`, or the path of a vocabulary; None: the file's own, or the one its vocabulary size implies.
     threads: of the CPU backend (None: the fast cores this process may use), and that convert weights (None: all of its cores).
     sparse: of the CPU backend: single tokens skip the weights that meet a zero in the channel-mix, which takes a second copy of
@@ -69,7 +70,7 @@ class Model:
     def __init__(
         self,
         path: str | Path,
-        strategy: str = "auto",
+        strategy: str | None = None,
         *,
         tokenizer: Tokenizer | str | Path | None = None,
         threads: int | None = None,
@@ -84,7 +85,7 @@ class Model:
             raise InputError(f"threads must be an integer from 1, got {threads!r}")
         if cache and lora is not None:
             raise InputError("a model with a LoRA is not kept: leave out cache")
-        self._strategy, self._threads = parse(strategy), threads
+        self._strategy, self._threads = default_strategy() if strategy is None else parse(strategy), threads
         self.weights: Weights = with_lora(open_weights(path), lora, lora_alpha, lora_init)
         if cache and self._strategy.weight_format is not None:
             self.weights = kept(self.weights, self._strategy.weight_format, threads=threads, progress=progress)

@@ -22,7 +22,17 @@ def need_backend(name: str) -> None:
         (pytest.fail if name in os.environ.get("RWKV_EDGE_NEED", "").split(",") else pytest.skip)(availability.reason)
 
 
-@pytest.fixture(params=["numpy", "cpu", "webgpu"])
+DEVICE_BACKENDS = ("webgpu", "opencl")
+
+
+@pytest.fixture(autouse=True)
+def auto_as_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `auto` takes is the same everywhere: nothing is measured, and no user's wish counts."""
+    monkeypatch.setattr("rwkv_edge.speed.order", lambda names, anew=False: list(names))
+    monkeypatch.delenv("RWKV_EDGE_STRATEGY", raising=False)
+
+
+@pytest.fixture(params=["numpy", "cpu", *DEVICE_BACKENDS])
 def backend_name(request: pytest.FixtureRequest) -> str:
     """Each backend that can work on this machine."""
     name: str = request.param

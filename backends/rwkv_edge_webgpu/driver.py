@@ -1,7 +1,7 @@
 """An open WebGPU device: buffers, pipelines, bind groups, and one submission per launch."""
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,22 @@ from numpy.typing import NDArray
 from wgpu.backends.wgpu_native import ffi, lib
 
 from rwkv_edge.device.driver import Grid, Limits, Step
-from rwkv_edge.errors import BackendError
-from rwkv_edge_webgpu.adapters import Adapter
-from rwkv_edge_webgpu.opened import Opened, forget, opened
+from rwkv_edge.device.failures import Failure, explained
+from rwkv_edge.device.found import Found
+from rwkv_edge_webgpu.opened import OPENED, Opened
 from rwkv_edge_webgpu.source import DIALECT
 
 USAGE = wgpu.BufferUsage
 STORAGE = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST
 WORDS_BYTES = 512  # of a step's parameters, `words` in common.wgsl; a multiple of every offset alignment
 GUARANTEED_BINDING = 128 << 20  # what every WebGPU device can bind
+
+
+def kind_of(error: Exception) -> Failure:
+    if isinstance(error, wgpu.GPUOutOfMemoryError):
+        return "memory"
+    text = str(error).casefold()
+    return "lost" if "lost" in text or "destroyed" in text else "other"
 
 
 def encode(compute: Any, handles: Sequence[tuple[Any, Any]], grids: Sequence[Grid]) -> None:
@@ -50,11 +57,11 @@ class WebGpuDriver:
 
     dialect = DIALECT
 
-    def __init__(self, adapter: Adapter) -> None:
+    def __init__(self, adapter: Found) -> None:
         self.name = adapter.name
         self._opened: Opened | None = None
         with self._explained("cannot be opened"):
-            self._opened = opened(adapter)
+            self._opened = OPENED.get(adapter)
         self.device = self._opened.device
         limits = self.device.limits
         binding = int(limits["max-storage-buffer-binding-size"])
@@ -68,22 +75,8 @@ class WebGpuDriver:
         """Bytes that are allocated."""
         return sum(memory.size for memory in self._memories)
 
-    @contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
-        """Whatever wgpu reports becomes a BackendError of one sentence."""
-        try:
-            yield
-        except BackendError:
-            raise
-        except wgpu.GPUOutOfMemoryError as error:
-            raise BackendError(f"{self.name} is out of memory: it {what}") from error
-        except Exception as error:
-            text = " ".join(str(error).split()) or type(error).__name__
-            if "lost" in text.casefold() or "destroyed" in text.casefold():
-                if self._opened is not None:
-                    forget(self._opened)
-                raise BackendError(f"{self.name} was lost; open the model again, or use the cpu backend") from error
-            raise BackendError(f"{self.name} {what}: {text[:200]}") from error
+    def _explained(self, what: str) -> AbstractContextManager[None]:
+        return explained(self.name, what, kind_of, lambda: OPENED.forget(self._opened) if self._opened else None)
 
     def allocate(self, nbytes: int, what: str) -> Any:
         size = max(16, -(-nbytes // 16) * 16)

@@ -21,7 +21,7 @@ SAMPLING_HELP = {
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--strategy", default="auto", help='backend and weight format: "auto", "cpu q4", "webgpu fp16"')
+    parser.add_argument("--strategy", help='backend and weight format: "auto" (the default), "cpu q4", "webgpu fp16"')
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the fast cores this process may use)")
 
 

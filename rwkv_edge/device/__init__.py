@@ -10,4 +10,10 @@
     executable.py  runs: inputs in, steps, logits out
     self_test.py   whether a device computes what NumPy does
     driver.py      what a backend adds: memory and launches
+
+    backend.py     what such a backend is to the registry
+    found.py       the devices of a machine, and which is meant
+    opened.py      devices that are open
+    source.py      a kernel's text, from the backend's files
+    failures.py    what went wrong, as one sentence
 """

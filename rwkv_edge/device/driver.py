@@ -11,10 +11,14 @@ Grid = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """binding: bytes a kernel can see of one memory.  groups: workgroups per launch and dimension."""
+    """binding: bytes a kernel can see of one memory.  groups: workgroups per launch and dimension.
+
+    threads: of a workgroup, a power of two, at least 128.
+    """
 
     binding: int
     groups: int = 65535
+    threads: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,8 @@ class RunShape:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """Source to compile: the backend's files, constants, and what goes where the files say BODY and CHOOSE.
+    """Source to compile: the backend's files (one that needs another stands behind it), constants, and what goes where the
+    files say BODY and CHOOSE.
 
     Equal kernels are compiled once.
     """

@@ -78,6 +78,17 @@ class DeviceExecutable:
                 done = ends
             return results
 
+    def prepare(self) -> None:
+        """Compile what single tokens need: a device that refuses does so now. Raises BackendError, and is closed then."""
+        arena = self._program.arenas[True]
+        try:
+            self._arena.reserve(4 * arena.floats(1, 1))
+            self._inputs.reserve(4 * (inputs.HEAD + sum(op.out.width for op in self._host_rows)))
+            self._recording((True, 1, 1), RunShape(1, 1, 1))
+        except BaseException:
+            self.close()
+            raise
+
     def fetch(self, state: NDArray[np.float32], release: bool = True) -> None:
         """See `HoldsStates`."""
         self._check_process()

@@ -16,10 +16,10 @@ from rwkv_edge.device.driver import Dialect, Grid, Kernel, RunShape, Step
 from rwkv_edge.device.packing import layout_of
 from rwkv_edge.device.places import Arena, Vectors
 from rwkv_edge.device.stages import Member, Stage
+from rwkv_edge.errors import BackendError
 
-LANES = 256  # threads for a row
+LANES = 256  # threads for a row, where a workgroup can have so many
 CHANNELS = 64  # of a workgroup where there are no heads
-MOST_LANES = 256  # in any workgroup
 PARTS = 4  # threads that share a row of a head's state
 ROW_GROUP = 4  # matrix rows of a workgroup that multiplies few tokens
 DOT_TOKENS = (1, 2, 4, 8)  # tokens it can take at a time; more go to tiles
@@ -120,7 +120,8 @@ def outside(stage: Stage) -> list[p.Buffer]:
 # ---- rows: one workgroup a row
 
 
-def rows_step(stage: Stage, places: Places, dialect: Dialect) -> Step:
+def rows_step(stage: Stage, places: Places, dialect: Dialect, threads: int) -> Step:
+    """threads: of a workgroup, at most."""
     w = Writer(dialect, places)
     first = stage.ops[0].out
     gathered = {op.x.index for op in stage.ops if isinstance(op, p.SelectOutputs)}
@@ -129,7 +130,7 @@ def rows_step(stage: Stage, places: Places, dialect: Dialect) -> Step:
     w.rows_of([op.out for op in stage.ops if op.out.index in places.arena.kept], "row")
     for ops in _loops(stage.ops):
         _rows_loop(w, ops)
-    sizes = constants(WIDTH=first.width, LANES=LANES)
+    sizes = constants(WIDTH=first.width, LANES=min(LANES, threads))
 
     def grid(shape: RunShape) -> Grid:
         return (shape.outputs if first.per_output else shape.rows, 1, 1)
@@ -181,13 +182,16 @@ def _rows_value(w: Writer, op: p.Op) -> str:
 # ---- heads: one workgroup a head (or some channels) of a sequence
 
 
-def heads_step(stage: Stage, places: Places, dialect: Dialect) -> Step:
+def heads_step(stage: Stage, places: Places, dialect: Dialect, threads: int) -> Step:
+    """threads: of a workgroup, at most. Raises BackendError for a head that needs more."""
     w = Writer(dialect, places)
     out = stage.ops[0].out
     n_head = next((op.n_head for op in stage.ops if hasattr(op, "n_head")), None)
     size = CHANNELS if n_head is None else out.width // n_head
     possible = (PARTS, 2, 1) if n_head else (1,)
-    parts = next(n for n in possible if n == 1 or (size % n == 0 and size * n <= MOST_LANES))
+    parts = next((n for n in possible if size % n == 0 and size * n <= threads), 0)
+    if not parts:
+        raise BackendError(f"heads of {size} channels are too large for this device, whose workgroups have {threads} threads")
     state = next((op for op in stage.ops if isinstance(op, p.Wkv4 | p.Wkv6 | p.Wkv7)), None)
     name = type(state).__name__.lower() if state else "stateless"
     w.word(state.slot.offset if state else 0)  # the kernel file's own: word(0)
@@ -206,7 +210,7 @@ def heads_step(stage: Stage, places: Places, dialect: Dialect) -> Step:
         rows = shape.outputs if out.per_output else shape.rows
         return (groups, shape.segments if state else rows, 1)
 
-    return Step(Kernel(("heads", name), sizes, w.finish()), tuple(w.words), None, grid, name if state else "heads")
+    return Step(Kernel((name, "heads"), sizes, w.finish()), tuple(w.words), None, grid, name if state else "heads")
 
 
 def _heads_value(w: Writer, op: p.Op) -> str:

@@ -48,9 +48,9 @@ class Program:
     def _step(self, stage: Stage, places: kernels.Places, tokens: int) -> Step:
         match stage.family:
             case "rows":
-                return kernels.rows_step(stage, places, self.driver.dialect)
+                return kernels.rows_step(stage, places, self.driver.dialect, self.driver.limits.threads)
             case "heads":
-                return kernels.heads_step(stage, places, self.driver.dialect)
+                return kernels.heads_step(stage, places, self.driver.dialect, self.driver.limits.threads)
             case "matmul":
                 return kernels.matmul_step(stage, places, self.driver.dialect, self._weights(stage), tokens)
 

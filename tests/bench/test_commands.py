@@ -1,14 +1,18 @@
 """The commands' parts that can be right or wrong: the process protocol, what a token reads, the table."""
+from argparse import Namespace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from bench import gpu
 from bench.make_model import make_pth
 from bench.model_facts import model_facts
 from bench.remote import Remote
 from bench.rounds import interleave
 from bench.sizes import Sizes
 from bench.table import render
+from tests.conftest import DEVICE_BACKENDS, need_backend
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +28,15 @@ def test_an_engine_in_its_process_answers(model: Path) -> None:
         assert remote.call("prompt", tokens=facts.tokens(3)) > 0
         assert remote.call("steps", tokens=facts.tokens(2)) > 0
         assert remote.call("batch", prompts=[[1, 2], [3]], tokens=[4, 5]) > 0
+
+
+@pytest.mark.parametrize("name", DEVICE_BACKENDS)
+def test_a_device_is_measured(model: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_backend(name)
+    monkeypatch.setattr(gpu, "COPIED", 1 << 16)
+    chosen = Namespace(strategy=name, prompt=10, tokens=2, rounds=1)
+    row = gpu.measure(model, chosen, import_module(f"bench.{name}").copy)
+    assert all(value > 0 for value in row.values() if isinstance(value, float))
 
 
 def test_an_engine_that_cannot_open_the_file_says_why(tmp_path: Path) -> None:

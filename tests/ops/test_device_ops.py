@@ -9,13 +9,14 @@ from rwkv_edge_numpy import backend as numpy_backend
 
 from rwkv_edge import registry
 from rwkv_edge.backend import Backend, Batch, HoldsStates
+from rwkv_edge.device.driver import Limits
 from rwkv_edge.device.executable import DeviceExecutable
 from rwkv_edge.errors import BackendError, InputError
 from rwkv_edge.plan import ACTIVATIONS, Buffer, Plan, PlanBuilder
 from rwkv_edge.quant.decode import LAYOUTS
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import Tensor
-from tests.conftest import need_backend
+from tests.conftest import DEVICE_BACKENDS, need_backend
 
 VOCABULARY = 13
 WIDTHS = (1, 3, 17, 64, 300)
@@ -26,7 +27,7 @@ Array = NDArray[Any]
 Build = Callable[[PlanBuilder], Buffer]
 
 
-@pytest.fixture(params=["webgpu"])
+@pytest.fixture(params=DEVICE_BACKENDS)
 def device(request: pytest.FixtureRequest) -> Backend:
     need_backend(request.param)
     return registry.load(request.param)
@@ -224,17 +225,22 @@ def test_embedding_rows_are_exact(device: Backend, format: str) -> None:
     np.testing.assert_array_equal(result, weight.decode()[tokens])
 
 
+def limit(monkeypatch: pytest.MonkeyPatch, limits: Limits) -> None:
+    """As if the device had these."""
+    opened = DeviceExecutable.__init__
+
+    def limited(self: DeviceExecutable, plan: Plan, driver: Any) -> None:
+        driver.limits = limits
+        opened(self, plan, driver)
+
+    monkeypatch.setattr(DeviceExecutable, "__init__", limited)
+
+
 @pytest.mark.parametrize("bindable", [1 << 16, 1 << 18])
 def test_a_small_device_takes_parts(device: Backend, bindable: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrices of more than one binding, more rows than the arena holds, more sequences than seats."""
     weight = stored(np.random.default_rng(0).standard_normal((2000, 64)), "f32")
-    opened = DeviceExecutable.__init__
-
-    def small(self: DeviceExecutable, plan: Plan, driver: Any) -> None:
-        driver.limits = type(driver.limits)(bindable, 40)
-        opened(self, plan, driver)
-
-    monkeypatch.setattr(DeviceExecutable, "__init__", small)
+    limit(monkeypatch, Limits(bindable, 40))
 
     def build(p: PlanBuilder) -> Buffer:
         x = Inputs(p, 4, 64)()
@@ -243,6 +249,15 @@ def test_a_small_device_takes_parts(device: Backend, bindable: int, monkeypatch:
         return p.matmul(p.select_outputs(y), weight)
 
     assert_same(device, build, (30, 1, 1, 40), list(range(72)))
+
+
+def test_a_device_with_small_workgroups(device: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, Limits(1 << 20, threads=128))
+    assert_same(device, lambda p: ROW_OPS["layer_norm"](p, Inputs(p, 0, 300)), (1, 3))
+    assert_same(device, lambda p: HEAD_OPS["wkv7"](p, Inputs(p, 1, 192), 3), (1, 3))
+    assert_same(device, lambda p: HEAD_OPS["wkv6"](p, Inputs(p, 2, 256), 2), (9,))
+    with pytest.raises(BackendError, match="heads of 256 channels are too large for this device"):
+        assert_same(device, lambda p: HEAD_OPS["group_norm"](p, Inputs(p, 2, 256), 1), (1,))
 
 
 def test_batches_that_do_not_fit_are_refused(device: Backend) -> None:

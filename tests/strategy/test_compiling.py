@@ -31,5 +31,5 @@ def test_auto_falls_back_to_numpy_where_the_cpu_backend_cannot_work(monkeypatch:
 
 
 def test_an_unknown_backend_lists_the_installed_ones() -> None:
-    with pytest.raises(BackendError, match="cpu, numpy, webgpu"):
+    with pytest.raises(BackendError, match="cpu, numpy, opencl, webgpu"):
         registry.load("abacus")

@@ -19,7 +19,7 @@ from tests.conftest import need_backend
 
 Array = NDArray[Any]
 CUTS = ((1,), (2,), (3,), (1, 2), (1, 2, 3))  # of three layers and the head
-PAIRS = (("numpy", "cpu"), ("cpu", "cpu"), ("webgpu", "cpu"), ("cpu", "webgpu"), ("webgpu", "webgpu"))
+PAIRS = (("numpy", "cpu"), ("cpu", "cpu"), ("webgpu", "cpu"), ("cpu", "webgpu"), ("webgpu", "webgpu"), ("opencl", "webgpu"))
 
 
 @pytest.fixture(params=VERSIONS)

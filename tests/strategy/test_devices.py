@@ -65,7 +65,7 @@ def test_a_package_that_does_not_import_says_which_extra_it_is(monkeypatch: pyte
 def test_webgpu_without_its_package_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("rwkv_edge_webgpu.find_spec", lambda name: None)
+    monkeypatch.setattr("rwkv_edge.device.backend.find_spec", lambda name: None)
     assert main(["backends"]) == 0
     assert "webgpu  not available: wgpu is not installed: pip install 'rwkv-edge[webgpu]'" in capsys.readouterr().out
 

@@ -8,16 +8,19 @@ import pytest
 
 from rwkv_edge import BackendError, Model, State, StrategyError
 from tests.checkpoints.tiny import VERSIONS
-from tests.conftest import need_backend
+from tests.conftest import DEVICE_BACKENDS, need_backend
 
 TinyPth = Callable[[str], Path]
-SPLITS = ("numpy *1 -> cpu", "cpu *2 -> numpy", "webgpu *2 -> cpu", "cpu *1 -> webgpu *2 -> cpu", "numpy *3 -> cpu", "cpu *1+")
+SPLITS = (
+    "numpy *1 -> cpu", "cpu *2 -> numpy", "webgpu *2 -> cpu", "cpu *1 -> webgpu *2 -> cpu", "numpy *3 -> cpu", "cpu *1+",
+    "opencl *1 -> cpu *1 -> webgpu",
+)  # fmt: skip
 TOKENS = [1, 5, 96, 0, 33, 33, 7, 60, 2, 2]
 
 
 @pytest.fixture(params=SPLITS)
 def strategy(request: pytest.FixtureRequest) -> str:
-    for name in ("webgpu", "cpu"):
+    for name in (*DEVICE_BACKENDS, "cpu"):
         if name in request.param:
             need_backend(name)
     return str(request.param)

@@ -1,0 +1,23 @@
+"""OpenCL C 1.2: its kernel files, and the lines of it that kernels are generated from."""
+from pathlib import Path
+
+from rwkv_edge.device.driver import Dialect
+from rwkv_edge.device.source import Sources
+
+SOURCES = Sources(
+    folder=Path(__file__).parent / "kernels",
+    ending="cl",
+    constant="#define {name} {value}u",
+    needs={
+        "codes8": ("codes",), "codes4": ("codes",),
+        "wkv4": ("parts",), "wkv6": ("parts",), "wkv7": ("parts",), "stateless": ("parts",),
+    },
+)
+DIALECT = Dialect(
+    let="const float {name} = {value};",
+    let_index="const uint {name} = {value};",
+    each_channel="for (uint c = lane; c < WIDTH; c += LANES) {",
+    choose="if (group < {end}u) return (Member){{{numbers}}};",
+    case="case {case}u: {{",
+    end_case="break; }",
+)

@@ -1,0 +1,92 @@
+"""What the backends of this room are to the registry. Importing this loads no device's library."""
+import logging
+from abc import ABC, abstractmethod
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import ClassVar
+
+from rwkv_edge.backend import Availability, Device, Executable
+from rwkv_edge.device.driver import Driver
+from rwkv_edge.device.found import Found, choose
+from rwkv_edge.device.source import Sources
+from rwkv_edge.errors import BackendError
+from rwkv_edge.plan import Plan
+from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge.system_memory import total_memory
+
+logger = logging.getLogger("rwkv_edge")
+
+
+class DeviceBackend(ABC):
+    """See `rwkv_edge.backend.Backend`, `HasDevices`, `ListsDevices`. A subclass finds devices and opens one.
+
+    library: the package that it needs, which the extra of the backend's name installs.  noun: what messages call a device.
+    none_found: a sentence.  sources: the kernels.
+    """
+
+    name: ClassVar[str]
+    library: ClassVar[str]
+    noun: ClassVar[str]
+    none_found: ClassVar[str]
+    sources: ClassVar[Sources]
+
+    def __init__(self, which: str | None = None) -> None:
+        self._which = which
+
+    @abstractmethod
+    def found(self) -> list[Found]:
+        """This machine's devices that can run the kernels, best first."""
+
+    @abstractmethod
+    def open(self, device: Found) -> Driver:
+        """Raises BackendError where it cannot be opened."""
+
+    def select(self, which: str) -> "DeviceBackend":
+        """The backend on another device: its number, or part of its name."""
+        return type(self)(which)
+
+    def availability(self) -> Availability:
+        install = f"pip install 'rwkv-edge[{self.name}]'"
+        if find_spec(self.library) is None:
+            return Availability(False, f"{self.library} is not installed: {install}")
+        try:
+            found = self.found()
+        except Exception as error:  # native libraries may fail to load in many ways
+            return Availability(False, f"{self.library} cannot be used ({error}): {install}")
+        if not found:
+            return Availability(False, self.none_found)
+        return Availability(True, f"on {found[0].describe()}", automatic=found[0].kind != "software")
+
+    def devices(self) -> list[Device]:
+        """See `rwkv_edge.backend.ListsDevices`. A device without memory of its own has the machine's."""
+        machines = {kind: total_memory() for kind in ("integrated", "software")}
+        return [Device(d.name, d.kind, d.memory or machines.get(d.kind), f"{d.api} {d.driver}") for d in self.found()]
+
+    def supports(self, format: str) -> bool:
+        return format in FORMATS
+
+    def compile(
+        self, plan: Plan, *, precision: str | None = None, threads: int | None = None, sparse: bool | None = None
+    ) -> Executable:
+        """precision: None or "fp32", of activations and states.  threads, sparse: of no use here.
+
+        The first call for a device and driver runs a self-test (seconds), whose result is remembered.
+        Raises BackendError where there is no such device, or it has too little memory, or computes wrongly.
+        """
+        if precision not in (None, "fp32"):
+            raise BackendError(f"the {self.name} backend computes in fp32, not in {precision}; the numpy backend offers fp64")
+        from rwkv_edge.device.executable import DeviceExecutable
+        from rwkv_edge.device.self_test import check_once
+
+        if not (found := self.found()):
+            raise BackendError(self.none_found)
+        device = choose(found, self._which, self.noun)
+
+        def on_device(plan: Plan) -> DeviceExecutable:
+            return DeviceExecutable(plan, self.open(device))
+
+        logger.info("%s runs on %s", self.name, device.describe())
+        check_once(on_device, device.describe(), device.driver, version(self.library), self.sources.digest())
+        executable = on_device(plan)
+        executable.prepare()
+        return executable

@@ -1,0 +1,58 @@
+"""The devices that a backend finds on this machine, and which of them is meant."""
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rwkv_edge.errors import BackendError
+
+ORDER = ("discrete", "integrated", "other", "software")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """name: the device's.  kind: one of ORDER.  driver: what else decides what it computes.  api: through what it is reached.
+
+    handle: the backend's own.  memory: bytes, None where the driver does not tell.
+    """
+
+    name: str
+    kind: str
+    driver: str
+    api: str
+    handle: Any
+    memory: int | None = None
+
+    def describe(self) -> str:
+        return f"{self.name} ({self.kind}, {self.api})"
+
+
+def arranged(devices: Iterable[Found], worse_apis: Sequence[str] = ()) -> list[Found]:
+    """Best first; one that several APIs offer only once, and those of one name told apart by numbers.
+
+    worse_apis: offer what others offer too, with less that works.
+    """
+    ordered = sorted(devices, key=lambda device: (ORDER.index(device.kind), device.api in worse_apis))
+    api_of: dict[str, str] = {}
+    seen: dict[str, int] = {}
+    kept = []
+    for device in ordered:
+        if api_of.setdefault(device.name, device.api) == device.api:
+            seen[device.name] = nth = seen.get(device.name, 0) + 1
+            kept.append(replace(device, name=f"{device.name} #{nth}") if nth > 1 else device)
+    return kept
+
+
+def choose(devices: Sequence[Found], which: str | None, noun: str) -> Found:
+    """The best, the one with a number (from 0), or the first whose name contains `which`.
+
+    noun: what messages call a device.  Raises BackendError: no such one.
+    """
+    if which is None and devices:
+        return devices[0]
+    if which is not None and which.isdecimal() and int(which) < len(devices):
+        return devices[int(which)]
+    for device in devices:
+        if which is not None and not which.isdecimal() and which.casefold() in device.name.casefold():
+            return device
+    listed = ", ".join(f"{i}: {device.describe()}" for i, device in enumerate(devices))
+    raise BackendError(f"no {noun} is {which!r}; there are {listed}")
