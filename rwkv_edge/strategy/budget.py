@@ -24,7 +24,7 @@ def within_budget(strategy: Strategy, sizes: Sizes) -> Strategy:
         if sizes.need(streaming(resident, format_of(word), sizes)).total <= budget:
             return _chosen(part, word, resident, sizes, budget)
     least = sizes.need(streaming(0, None, sizes)).total
-    told = f"{readable(budget)} are too little: with all layers read from the file it takes {readable(least)}"
+    told = f"a budget of {readable(budget)} is too little: with all layers read from the file it takes {readable(least)}"
     raise NotEnoughMemoryError(told)
 
 

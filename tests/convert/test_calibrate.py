@@ -44,7 +44,7 @@ def inputs_of(plan: Plan, op: MatMul, tokens: list[int]) -> np.ndarray:
     out = replace(plan.logits, width=op.x.width)
     if not op.x.per_output:
         ops += (SelectOutputs(out, op.x),)
-    stump = replace(plan, ops=ops, logits=op.x if op.x.per_output else out)
+    stump = replace(plan, ops=ops, results=(op.x if op.x.per_output else out,))
     state = State.initial(plan.slots, np.float32, "").array
     rows = np.arange(len(tokens), dtype=np.int32)
     return registry.load("numpy").compile(stump).run(Batch(np.array(tokens, np.int32), [len(tokens)], [state], rows))

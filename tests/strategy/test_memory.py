@@ -83,8 +83,8 @@ def test_a_budget_takes_the_best_that_fits(path: Path, sizes: Sizes) -> None:
 
 
 def test_a_budget_keeps_a_format_that_was_asked_for(path: Path, sizes: Sizes) -> None:
-    budget = sizes.need(streaming(3, "q8_0", sizes)).total / 1e3
-    with pytest.warns(StrategyNotice, match="for 3 layers, the other 4 of 7"), Model(path, f"numpy q8_0 <{budget:.3f}KB") as model:
+    budget = f"<{sizes.need(streaming(3, 'q8_0', sizes)).total / 1e3:.3f}KB"
+    with pytest.warns(StrategyNotice, match="for 3 layers, the other 4 of 7"), Model(path, f"numpy q8_0 {budget}") as model:
         kinds = {op.weight.format for op in model.plan.ops if isinstance(op, MatMul) and op.weight.name.endswith("key.weight")}
     assert kinds == {"q8_0", "bf16"}
 
