@@ -25,6 +25,7 @@ def fake(name: str, kind: str, api: str = "Vulkan") -> Any:
     class Handle:
         info = {"device": name, "description": "1.0", "vendor": "", "adapter_type": kind, "backend_type": api}  # noqa: RUF012
         limits = adapters.NEEDED
+        features = frozenset[str]()
 
     return Handle()
 
