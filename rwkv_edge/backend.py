@@ -110,11 +110,15 @@ class HasDevices(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """kind: "cpu", "discrete", "integrated", "software" or "other".  memory: bytes, None where the driver does not tell."""
+    """kind: "cpu", "discrete", "integrated", "software" or "other".  memory: bytes, None where the driver does not tell.
+
+    driver: what else decides how fast it is: a driver and its version.
+    """
 
     name: str
     kind: str
     memory: int | None = None
+    driver: str = ""
 
 
 @runtime_checkable

@@ -4,7 +4,7 @@ import re
 import threading
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from rwkv_edge.arch import ModelShape, build_plan, read_shape
 from rwkv_edge.asynchronous import pieces_of
 from rwkv_edge.backend import LimitsRuns
+from rwkv_edge.chat import Chat, Format, Message
+from rwkv_edge.chat.conversation import MAX_TOKENS as MAX_CHAT_TOKENS
 from rwkv_edge.embedding import Pooling, check_pooling, pooled, without_head
 from rwkv_edge.errors import InputError
 from rwkv_edge.feeding import Feeder, Tokens, checked_tokens
@@ -30,7 +32,7 @@ from rwkv_edge.scoring import following, log_probabilities_of
 from rwkv_edge.state import State
 from rwkv_edge.state_tuning import load_state
 from rwkv_edge.stop import Stop, StopFinder, stop_strings, stops_of_each
-from rwkv_edge.strategy import compiled, parse
+from rwkv_edge.strategy import compiled, default_strategy, parse
 from rwkv_edge.tokenizer import Tokenizer, tokenizer_for
 from rwkv_edge.weights import Hints, Weights, open_weights
 
@@ -48,7 +50,8 @@ class PromptWarning(UserWarning):
 class Model:
     """An RWKV model (4, 5.0, 5.1, 5.2, 6 or 7) from a .pth, .safetensors, .gguf or rwkv.cpp .bin file, or a model directory.
 
-    strategy: "auto", or a backend and maybe a weight format: "cpu", "cpu fp32", "webgpu fp16", "webgpu:1", "numpy fp64".
+    strategy: "auto", or a backend and maybe a weight format: "cpu", "cpu fp32", "webgpu fp16", "webgpu:1", "numpy fp64";
+        None: $RWKV_EDGE_STRATEGY, else "auto".
     tokenizer: a `Tokenizer`, or the path of a vocabulary; None: the file's own, or the one its vocabulary size implies.
     threads: of the CPU backend (None: the fast cores this process may use), and that convert weights (None: all of its cores).
     sparse: of the CPU backend: single tokens skip the weights that meet a zero in the channel-mix, which takes a second copy of
@@ -67,7 +70,7 @@ class Model:
     def __init__(
         self,
         path: str | Path,
-        strategy: str = "auto",
+        strategy: str | None = None,
         *,
         tokenizer: Tokenizer | str | Path | None = None,
         threads: int | None = None,
@@ -82,7 +85,7 @@ class Model:
             raise InputError(f"threads must be an integer from 1, got {threads!r}")
         if cache and lora is not None:
             raise InputError("a model with a LoRA is not kept: leave out cache")
-        self._strategy, self._threads = parse(strategy), threads
+        self._strategy, self._threads = default_strategy() if strategy is None else parse(strategy), threads
         self.weights: Weights = with_lora(open_weights(path), lora, lora_alpha, lora_init)
         if cache and self._strategy.weight_format is not None:
             self.weights = kept(self.weights, self._strategy.weight_format, threads=threads, progress=progress)
@@ -341,6 +344,31 @@ class Model:
         one = self._continuation(self.encode_prompt(prompt), state, max_tokens, sampling, stop)
         with TextStream(self._together([one])) as stream:
             return "".join(stream)
+
+    def chat(
+        self,
+        messages: Iterable[Message | Mapping[str, Any]] = (),
+        *,
+        format: str | Format | None = None,
+        think: str = "off",
+        system: str | None = None,
+        state: State | None = None,
+        sampling: Sampling | None = None,
+        max_tokens: int = MAX_CHAT_TOKENS,
+        stop: Stop = (),
+    ) -> Chat:
+        """A conversation: `chat.ask(text)` answers as it is written, and each turn costs only its new tokens.
+
+        messages: what was said before, as dicts with "role" and "content"; where a user's is the last, `chat.reply()` answers.
+        format: a name of `rwkv_edge.chat.FORMATS`, "template", or a `ChatFormat`; None: the one this model was trained on.
+        think: one of the format's modes.  system: the system prompt.  state: what comes before all of it; is kept as it is.
+        sampling: None: what the model cards advise.  max_tokens: of one reply.  stop: ends a reply, besides the format's own.
+        Raises InputError for a format, mode or message that cannot be.
+        """
+        return Chat(
+            self, messages, format=format, think=think, system=system, state=state,
+            sampling=sampling, max_tokens=max_tokens, stop=stop,
+        )  # fmt: skip
 
     def astream(
         self,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "rwkv_edge.backends"
-AUTO_ORDER = ("cpu", "webgpu", "opencl", "numpy")  # what `auto` tries, best first
+AUTO_ORDER = ("cpu", "webgpu", "opencl", "numpy")  # what `auto` tries; the last always last, the others by speed
 
 
 def installed() -> "dict[str, EntryPoint]":
@@ -51,10 +51,17 @@ def usable(name: str) -> Backend:
     return backend
 
 
+def auto_order() -> tuple[str, ...]:
+    """AUTO_ORDER by measured speed. What is not remembered takes seconds."""
+    from rwkv_edge import speed
+
+    return (*speed.order(AUTO_ORDER[:-1]), AUTO_ORDER[-1])
+
+
 def candidates() -> Iterator[Backend]:
     """The backends of AUTO_ORDER that can work here, best first. Raises BackendError when there is none."""
     reasons, found = [], False
-    for name in AUTO_ORDER:
+    for name in auto_order():
         try:
             backend = usable(name)
         except BackendError as error:

@@ -25,6 +25,13 @@ def need_backend(name: str) -> None:
 DEVICE_BACKENDS = ("webgpu", "opencl")
 
 
+@pytest.fixture(autouse=True)
+def auto_as_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `auto` takes is the same everywhere: nothing is measured, and no user's wish counts."""
+    monkeypatch.setattr("rwkv_edge.speed.order", lambda names, anew=False: list(names))
+    monkeypatch.delenv("RWKV_EDGE_STRATEGY", raising=False)
+
+
 @pytest.fixture(params=["numpy", "cpu", *DEVICE_BACKENDS])
 def backend_name(request: pytest.FixtureRequest) -> str:
     """Each backend that can work on this machine."""

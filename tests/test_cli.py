@@ -161,3 +161,16 @@ def test_warmup_compiles_what_a_model_needs_and_then_nothing(tmp_path: Path) -> 
     assert outputs[0].stdout.split()[1] == "compiled,"
     assert outputs[1].stderr == ""
     assert outputs[1].stdout.startswith("nothing compiled")
+
+
+def test_bench_measures_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--prompt", "8", "--tokens", "2", "--sequences", "3", "--rounds", "1"]
+    assert main(["bench", str(MODEL_PATH), "--json", *options]) == 0
+    speed = json.loads(capsys.readouterr().out)
+    rates = [value for name, value in speed.items() if "_per_s" in name]
+    assert len(rates) == 5
+    assert min(rates) > 0
+    assert main(["bench", str(MODEL_PATH), *options]) == 0
+    assert "3 sequences together: " in capsys.readouterr().out
+    assert main(["bench", str(MODEL_PATH), "--rounds", "0"]) == 1
+    assert "--rounds must be at least 1" in capsys.readouterr().err

@@ -176,11 +176,13 @@ class Program:
 
 
 def build(plan: p.Plan, threads: int, by_key: bool | None = None) -> Program:
-    """Raises BackendError for weights that there is no kernel for. Compiles the kernels that the plan needs, or loads them."""
+    """Compiles the kernels that the plan needs, or loads them. Raises BackendError for ops and weights that none is for."""
     given = [op.out for op in plan.ops if isinstance(op, p.Input)]  # where the caller's rows are read, there is nothing to do
     plan = replace(plan, ops=tuple(op for op in plan.ops if not isinstance(op, p.Input)))
     callers = {buffer.index: number for number, buffer in enumerate([*plan.results, *given])}
     for op in plan.ops:
+        if type(op) not in LOWERINGS:
+            raise BackendError(f"the cpu backend has no kernel for {type(op).__name__}")
         _check_widths(op, [op.out, *(getattr(op, name) for name in LOWERINGS[type(op)].operands)])
     plan, phases = in_phases(with_bytes(plan, sparse_products(plan, by_key)))
     offsets, token_floats, output_floats = place_buffers(plan, phases)

@@ -11,7 +11,7 @@ class OpenClBackend(DeviceBackend):
     noun = "OpenCL device"
     none_found = (
         "no OpenCL device was found; a driver is needed (Debian, Ubuntu: apt install intel-opencl-icd for Intel's GPUs, "
-        "mesa-opencl-icd for others; apt install pocl-opencl-icd for the CPU)"
+        "mesa-opencl-icd and RUSTICL_ENABLE for others; apt install pocl-opencl-icd for the CPU)"
     )
     sources = SOURCES
 

@@ -52,12 +52,12 @@ class OpenClDriver:
     def __init__(self, device: Found) -> None:
         self.name = device.name
         self._opened: Opened | None = None
-        with self._explained("cannot be opened"):
+        with self._explained("cannot be opened", lambda error: "other"):
             self._opened = OPENED.get(device)
             self.queue = cl.CommandQueue(self._opened.context)
         about = device.handle
         threads = min(MOST_THREADS, about.max_work_group_size, about.max_work_item_sizes[0])
-        self.limits = Limits(min(about.max_mem_alloc_size, MOST_BINDING), MOST_GROUPS, 1 << threads.bit_length() - 1)
+        self.limits = Limits(min(about.max_mem_alloc_size & ~15, MOST_BINDING), MOST_GROUPS, 1 << threads.bit_length() - 1)
         self._most = int(about.global_mem_size)
         self._usage = FLAG.READ_WRITE | (FLAG.ALLOC_HOST_PTR if about.host_unified_memory else 0)
         self._memories: dict[Any, int] = {}

@@ -1,10 +1,11 @@
 """`rwkv-edge backends`: what can run models on this machine, and why the rest cannot."""
 import argparse
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 
-from rwkv_edge import registry
-from rwkv_edge.backend import Device, ListsDevices
+from rwkv_edge import registry, speed
+from rwkv_edge.backend import Device, HasDevices, ListsDevices
 from rwkv_edge.errors import BackendError
 from rwkv_edge.strategy.memory import readable
 
@@ -13,7 +14,7 @@ from rwkv_edge.strategy.memory import readable
 class Found:
     """A backend as it is on this machine. reason: why it is not available, and the command that would change it.
 
-    automatic: whether `auto` may take it.
+    automatic: whether `auto` may take it.  speeds: of the devices, bytes of weights a second, or why one has none.
     """
 
     name: str
@@ -21,17 +22,19 @@ class Found:
     automatic: bool
     reason: str
     devices: tuple[Device, ...]
+    speeds: tuple[float | str, ...] = ()
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "List the backends that are installed: their devices, or why they cannot work here and what to install."
     parser = commands.add_parser("backends", help="list what can run models here", description=text)
+    parser.add_argument("--measure", action="store_true", help='measure anew how fast each device is, which "auto" goes by')
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    found = backends()
+    found = measured() if args.measure else backends()
     if args.json:
         print(json.dumps([asdict(backend) for backend in found], indent=2))
         return
@@ -46,8 +49,24 @@ def run(args: argparse.Namespace) -> None:
 def backends() -> list[Found]:
     """All that are installed, in the order of `auto`."""
     known = registry.installed()
-    order = [name for name in registry.AUTO_ORDER if name in known]
+    order = [name for name in registry.auto_order() if name in known]
     return [_found(name) for name in [*order, *sorted(set(known) - set(order))]]
+
+
+def measured() -> list[Found]:
+    """The same with speeds, measured now; `auto` goes by them from here on."""
+    speeds = {each.name: tuple(_speeds(each)) for each in map(_found, registry.installed()) if each.available}
+    speed.order(registry.AUTO_ORDER[:-1], anew=True)
+    return [replace(each, speeds=speeds.get(each.name, ())) for each in backends()]
+
+
+def _speeds(found: Found) -> Iterator[float | str]:
+    backend = registry.load(found.name)
+    for i, device in enumerate(found.devices):
+        try:
+            yield speed.speed(backend.select(str(i)) if isinstance(backend, HasDevices) else backend, device, anew=True)
+        except BackendError as error:
+            yield str(error)
 
 
 def _found(name: str) -> Found:
@@ -66,10 +85,15 @@ def lines(backend: Found) -> list[str]:
     if not backend.available:
         return [f"not available: {backend.reason}"]
     numbered = len(backend.devices) > 1
+    speeds = [f", {_speed(figure)}" for figure in backend.speeds] or [""] * len(backend.devices)
     return [
-        f"{f'{backend.name}:{i} is ' if numbered else ''}{device.name} ({device.kind}, {_memory(device)})"
-        for i, device in enumerate(backend.devices)
+        f"{f'{backend.name}:{i} is ' if numbered else ''}{device.name} ({device.kind}, {_memory(device)}{figure})"
+        for i, (device, figure) in enumerate(zip(backend.devices, speeds, strict=True))
     ] or ["available"]
+
+
+def _speed(figure: float | str) -> str:
+    return figure if isinstance(figure, str) else f"{figure / 1e9:.1f} GB/s of weights"
 
 
 def _memory(device: Device) -> str:

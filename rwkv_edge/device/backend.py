@@ -61,8 +61,8 @@ class DeviceBackend(ABC):
 
     def devices(self) -> list[Device]:
         """See `rwkv_edge.backend.ListsDevices`. A device without memory of its own has the machine's."""
-        shared = {"integrated", "software"}
-        return [Device(d.name, d.kind, d.memory or (total_memory() if d.kind in shared else None)) for d in self.found()]
+        machines = {kind: total_memory() for kind in ("integrated", "software")}
+        return [Device(d.name, d.kind, d.memory or machines.get(d.kind), f"{d.api} {d.driver}") for d in self.found()]
 
     def supports(self, format: str) -> bool:
         return format in FORMATS
@@ -84,9 +84,11 @@ class DeviceBackend(ABC):
             raise BackendError(self.none_found)
         device = choose(found, self._which, self.noun)
 
-        def on_device(plan: Plan) -> Executable:
+        def on_device(plan: Plan) -> DeviceExecutable:
             return DeviceExecutable(plan, self.open(device))
 
         logger.info("%s runs on %s", self.name, device.describe())
         check_once(on_device, device.describe(), device.driver, version(self.library), self.sources.digest())
-        return on_device(plan)
+        executable = on_device(plan)
+        executable.prepare()
+        return executable

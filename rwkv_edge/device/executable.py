@@ -13,6 +13,7 @@ from rwkv_edge.device import inputs
 from rwkv_edge.device.driver import Driver, Grid, RunShape, Step
 from rwkv_edge.device.kernels import DOT_TOKENS
 from rwkv_edge.device.program import Program
+from rwkv_edge.device.stages import refuse_unknown
 from rwkv_edge.device.states import Seats
 from rwkv_edge.errors import BackendError
 
@@ -31,6 +32,7 @@ class DeviceExecutable:
         self._n_vocab = min((op.weight.shape[0] for op in self._host_rows if isinstance(op, p.Embed)), default=None)
         self._input_widths = [op.out.width for op in self._host_rows if isinstance(op, p.Input)]
         try:
+            refuse_unknown(plan)
             self._program = Program(plan, driver)
             self._seats = Seats(driver, plan.state_size)
         except BaseException:
@@ -75,6 +77,17 @@ class DeviceExecutable:
                 self._run(piece, batch, [rows[at:end] for rows, at, end in zip(results, done, ends, strict=True)])
                 done = ends
             return results
+
+    def prepare(self) -> None:
+        """Compile what single tokens need: a device that refuses does so now. Raises BackendError, and is closed then."""
+        arena = self._program.arenas[True]
+        try:
+            self._arena.reserve(4 * arena.floats(1, 1))
+            self._inputs.reserve(4 * (inputs.HEAD + sum(op.out.width for op in self._host_rows)))
+            self._recording((True, 1, 1), RunShape(1, 1, 1))
+        except BaseException:
+            self.close()
+            raise
 
     def fetch(self, state: NDArray[np.float32], release: bool = True) -> None:
         """See `HoldsStates`."""

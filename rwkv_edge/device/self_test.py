@@ -3,19 +3,15 @@
 Drivers of small GPUs are known to get some kernels wrong without any error.
 """
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkv_edge import findings, registry
 from rwkv_edge import plan as p
-from rwkv_edge import registry
 from rwkv_edge.backend import Batch, Executable
-from rwkv_edge.device import verdicts
 from rwkv_edge.errors import BackendError
-from rwkv_edge.quant.decode import LAYOUTS as BLOCKS
-from rwkv_edge.quant.formats import FORMATS
-from rwkv_edge.weights.tensor import Tensor
+from rwkv_edge.quant.samples import random_matrix
 
 WIDTH, N_HEAD, VOCABULARY = 256, 4, 32
 TOLERANCE = 1e-3  # of the largest number; a right one is below 1e-5
@@ -28,10 +24,10 @@ def check_once(compile: Callable[[p.Plan], Executable], device: str, *key: str) 
 
     Raises BackendError where it computes wrongly, and what `compile` raises.
     """
-    wrong = verdicts.recall(device, *key)
-    if wrong is None:
+    wrong = findings.recall("self-test", device, *key)
+    if not isinstance(wrong, str):
         wrong = find_wrong(compile, registry.load("numpy").compile)
-        verdicts.remember(wrong, device, *key)
+        findings.remember("self-test", wrong, device, *key)
     if wrong:
         raise BackendError(f"{device} computes wrongly ({wrong}); update its driver, or use the cpu backend")
 
@@ -74,11 +70,11 @@ def small_plan() -> p.Plan:
     def norm(x: p.Buffer) -> p.Buffer:
         return b.layer_norm(x, vector(), vector(), 1e-5)
 
-    x = norm(b.add(b.embed(_matrix(rng, "f32", VOCABULARY)), b.input(WIDTH)))
+    x = norm(b.add(b.embed(random_matrix(rng, "f32", VOCABULARY, WIDTH)), b.input(WIDTH)))
     before = b.token_shift(x, b.slot("shift", WIDTH))
     for format in FORMATS_TESTED:
-        x = norm(b.add(x, b.matmul(b.lerp(x, before, vector(0, 1)), _matrix(rng, format, WIDTH))))
-    r, k, v = (b.matmul(b.lerp(x, before, vector(0, 1)), _matrix(rng, "f16", WIDTH)) for _ in range(3))
+        x = norm(b.add(x, b.matmul(b.lerp(x, before, vector(0, 1)), random_matrix(rng, format, WIDTH, WIDTH))))
+    r, k, v = (b.matmul(b.lerp(x, before, vector(0, 1)), random_matrix(rng, "f16", WIDTH, WIDTH)) for _ in range(3))
     decay, gate = b.activation(r, "decay7"), b.activation(v, "sigmoid")
     kk = b.l2_normalize(b.multiply(k, vector()), N_HEAD, 1e-12)
     size = WIDTH // N_HEAD
@@ -89,19 +85,4 @@ def small_plan() -> p.Plan:
     y = b.add(y, b.wkv4(k, v, vector(-2, -1), vector(), b.slot("wkv4", 3, WIDTH)))
     y = b.scale(b.add(b.activation(y, "tanh"), b.activation(b.activation(y, "silu"), "relu_squared")), 0.5)
     x = norm(b.select_outputs(b.multiply(b.add(x, y), vector(0.5, 1))))
-    return b.finish(b.matmul(x, _matrix(rng, "bf16", VOCABULARY)))
-
-
-def _matrix(rng: np.random.Generator, format: str, n_out: int) -> Tensor:
-    """[n_out, WIDTH], random in the format's own bytes."""
-    block = FORMATS[format]
-    if block.is_float:
-        values = (rng.standard_normal((n_out, WIDTH)) / 16).astype(np.float32)
-        bits = values.view(np.uint32) >> 16
-        data: dict[str, NDArray[Any]] = {"f32": values, "f16": values.astype(np.float16), "bf16": bits.astype(np.uint16)}
-        return Tensor("w", values.shape, format, data[format])
-    raw = rng.integers(0, 256, (n_out * WIDTH // block.block_size, block.block_bytes), np.uint8)
-    fields = raw.view(BLOCKS[format])[:, 0]
-    for name in {"d", "dmin", "m"} & set(fields.dtype.names or ()):
-        fields[name] = rng.uniform(1e-4, 2e-4, len(fields))
-    return Tensor("w", (n_out, WIDTH), format, raw.reshape(n_out, -1))
+    return b.finish(b.matmul(x, random_matrix(rng, "bf16", VOCABULARY, WIDTH)))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rwkv_edge import plan as p
+from rwkv_edge.errors import BackendError
 
 Family = Literal["rows", "heads", "matmul"]
 ELEMENTWISE = (p.Lerp, p.Add, p.Multiply, p.Scale, p.Activation)
@@ -128,6 +129,13 @@ def _family(ops: list[p.Op]) -> Family | None:
     if any(isinstance(op, HEADS) for op in ops):
         return "heads"
     return "rows" if any(isinstance(op, ROWS) for op in ops) else None
+
+
+def refuse_unknown(plan: p.Plan) -> None:
+    """Raises BackendError for an op of no family."""
+    for op in plan.ops:
+        if not isinstance(op, (p.MatMul, *ELEMENTWISE, *ROWS, *HEADS)):
+            raise BackendError(f"backends with devices have no kernel for {type(op).__name__}")
 
 
 def stages(plan: p.Plan, one_each: bool, split: Split) -> list[Stage]:

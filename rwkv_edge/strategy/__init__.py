@@ -13,10 +13,11 @@ Which backend runs which layers of a model, in which weight format, and in how m
     compiling.py  all of it together
 """
 from rwkv_edge.strategy.compiling import Compiled, compiled
-from rwkv_edge.strategy.grammar import Part, Strategy, parse
+from rwkv_edge.strategy.grammar import Part, Strategy, default_strategy, parse
 from rwkv_edge.strategy.notices import FallbackWarning, StrategyNotice
 from rwkv_edge.strategy.words import WEIGHT_FORMATS
 
 __all__ = [
-    "WEIGHT_FORMATS", "Compiled", "FallbackWarning", "Part", "Strategy", "StrategyNotice", "compiled", "parse",
+    "WEIGHT_FORMATS", "Compiled", "FallbackWarning", "Part", "Strategy", "StrategyNotice", "compiled",
+    "default_strategy", "parse",
 ]  # fmt: skip

@@ -6,6 +6,7 @@
 
 A superset of ChatRWKV's: `cuda fp16i8 *10 -> cpu fp32`, `cuda fp16 *10+`. DEVICE: "auto", a backend, or one of ELSEWHERE.
 """
+import os
 import re
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from rwkv_edge.strategy.words import WEIGHT_FORMATS, words_for
 ELSEWHERE = ("cuda", "mps", "dml")  # what strategies written for the `rwkv` package run on
 UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 BUDGET = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z]+)\s*")
+DEFAULT = "RWKV_EDGE_STRATEGY"
 MOST_DIGITS = 9  # of a number of layers: Python is slow to read thousands
 
 
@@ -150,6 +152,14 @@ def _words_of_parts(text: str) -> list[tuple[list[_Word], int]]:
         parts.append((words, begin + len(piece)))
         begin += len(piece) + len("->")
     return parts
+
+
+def default_strategy() -> Strategy:
+    """What runs a model that nobody said anything about. Raises StrategyError for a mistake in the environment."""
+    try:
+        return parse(os.environ.get(DEFAULT, "").strip() or "auto")
+    except StrategyError as error:
+        raise StrategyError(f"{DEFAULT}: {error}") from error
 
 
 def parse(text: str) -> Strategy:

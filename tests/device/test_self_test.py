@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from rwkv_edge_numpy import backend as numpy_backend
 
-from rwkv_edge import user_cache
-from rwkv_edge.device import self_test, verdicts
+from rwkv_edge import findings, user_cache
+from rwkv_edge.device import self_test
 from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import ACTIVATIONS, Activation, Op, Plan
 from rwkv_edge.strategy import WEIGHT_FORMATS
@@ -48,12 +48,12 @@ def test_every_op_is_in_it() -> None:
 
 def test_results_are_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(user_cache.OVERRIDE, str(tmp_path / "new"))
-    assert verdicts.recall("a", "1") is None
-    verdicts.remember("", "a", "1")
-    verdicts.remember("bad", "a", "2")
-    assert verdicts.recall("a", "1") == ""
-    assert verdicts.recall("a", "2") == "bad"
-    assert verdicts.recall("a", "3") is None
+    assert findings.recall("self-test", "a", "1") is None
+    findings.remember("self-test", "", "a", "1")
+    findings.remember("self-test", "bad", "a", "2")
+    assert findings.recall("self-test", "a", "1") == ""
+    assert findings.recall("self-test", "a", "2") == "bad"
+    assert findings.recall("self-test", "a", "3") is findings.recall("speed", "a", "1") is None
     with pytest.raises(BackendError, match=r"a computes wrongly \(bad\)"):
         self_test.check_once(lambda plan: pytest.fail("tested again"), "a", "2")
 
@@ -61,14 +61,14 @@ def test_results_are_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"wrong": 3}', "\0"])
 def test_damaged_notes_do_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
     monkeypatch.setenv(user_cache.OVERRIDE, str(tmp_path))
-    verdicts.remember("", "a")
+    findings.remember("self-test", "", "a")
     (file,) = tmp_path.glob("self-test-*.json")
     file.write_text(text)
-    assert verdicts.recall("a") is None
+    assert findings.recall("self-test", "a") is None
 
 
 def test_a_directory_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(user_cache.OVERRIDE, str(tmp_path / "file" / "below"))
-    verdicts.remember("", "a")
-    assert verdicts.recall("a") is None
+    findings.remember("self-test", "", "a")
+    assert findings.recall("self-test", "a") is None

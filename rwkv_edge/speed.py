@@ -1,0 +1,124 @@
+"""How fast devices take a model's weights, one token at a time: what `auto` goes by.
+
+A measurement runs a small model's worth of matrix products, each in a launch with a norm between. Figures are remembered for a
+device and its driver. Asking all drivers takes half a second, so the order that follows from them is remembered too, until
+something changes that can be seen without asking.
+"""
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from rwkv_edge import findings, registry
+from rwkv_edge.backend import Backend, Batch, Device, ListsDevices
+from rwkv_edge.errors import BackendError
+from rwkv_edge.plan import Plan, PlanBuilder
+from rwkv_edge.quant.samples import random_matrix
+
+logger = logging.getLogger("rwkv_edge")
+WIDTH, PRODUCTS = 2048, 14  # 62 MB: more than caches hold
+LEAST_RUNS, SECONDS = 3, 0.3
+DRIVER_FOLDERS = ("/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d", "/etc/OpenCL/vendors")
+NVIDIA_DRIVER = "/proc/driver/nvidia/version"
+
+
+def order(names: Sequence[str], anew: bool = False) -> list[str]:
+    """Backends by the speed of the device that each would take, fastest first; those that `auto` does not take stand last.
+
+    Measures only where there is a choice.  anew: whatever order is remembered.
+    """
+    key = *names, *_surroundings()
+    known = findings.recall("order", *key)
+    if not anew and isinstance(known, list) and sorted(known) == sorted(names):
+        return known
+    rivals = [registry.load(name) for name in names if _automatic(name)]
+    speeds = {backend.name: _first_speed(backend) for backend in rivals} if len(rivals) > 1 else {}
+    ordered = sorted(names, key=lambda name: -speeds.get(name, 0.0))
+    findings.remember("order", ordered, *key)
+    return ordered
+
+
+def speed(backend: Backend, device: Device | None, anew: bool = False) -> float:
+    """Bytes of weights a second. device: the one of its devices that the backend takes, where it lists them.
+
+    anew: whatever is remembered.  Raises BackendError where it does not run.
+    """
+    key = backend.name, *((device.name, device.driver) if device else ())
+    known = findings.recall("speed", *key)
+    if anew or not isinstance(known, float):
+        logger.info("measuring how fast %s is", device.name if device else backend.name)
+        known = measure(backend)
+        findings.remember("speed", known, *key)
+    return known
+
+
+def measure(backend: Backend) -> float:
+    """Bytes of weights a second in the quickest of some steps of one token."""
+    plan = _plan()
+    nbytes = sum(tensor.data.nbytes for tensor in plan.weights() if tensor.format != "f32")
+    executable = backend.compile(plan, sparse=False)
+    try:
+        state = np.zeros(plan.state_size, executable.state_dtype)
+        batch = Batch(np.zeros(1, np.int32), [1], [state], np.zeros(0, np.int32))
+        executable.run(batch)
+        times: list[float] = []
+        while len(times) < LEAST_RUNS or sum(times) < SECONDS:
+            start = time.perf_counter()
+            executable.run(batch)
+            times.append(time.perf_counter() - start)
+    finally:
+        executable.close()
+    return nbytes / min(times)
+
+
+def _plan() -> Plan:
+    rng = np.random.default_rng(0)
+    ones, zeros = np.ones(WIDTH, np.float32), np.zeros(WIDTH, np.float32)
+    p = PlanBuilder()
+    x = p.embed(random_matrix(rng, "f32", 1, WIDTH))
+    for _ in range(PRODUCTS):
+        x = p.matmul(p.layer_norm(x, ones, zeros, 1e-5), random_matrix(rng, "q8_0", WIDTH, WIDTH))
+    return p.finish(x)
+
+
+def _automatic(name: str) -> bool:
+    availability = registry.availability(name)
+    return availability.available and availability.automatic
+
+
+def _first_speed(backend: Backend) -> float:
+    """0 where it does not run."""
+    with suppress(BackendError):
+        return speed(backend, backend.devices()[0] if isinstance(backend, ListsDevices) else None)
+    return 0.0
+
+
+def _surroundings() -> tuple[str, ...]:
+    """What is another when a package, a driver or a card is, as far as the file system shows it."""
+    packages = [_stamp(Path(path)) for path in sys.path if path.endswith("-packages")]
+    drivers = [_stamp(path) for folder in DRIVER_FOLDERS for path in _inside(Path(folder))]
+    cards = [path.name for path in _inside(Path("/dev/dri"))]
+    nvidia = ""
+    with suppress(OSError):
+        nvidia = Path(NVIDIA_DRIVER).read_text(encoding="utf-8")
+    return platform.release(), str(os.cpu_count()), *packages, *drivers, *cards, nvidia
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _stamp(path: Path) -> str:
+    try:
+        return f"{path} {path.stat().st_mtime_ns}"
+    except OSError:
+        return str(path)
