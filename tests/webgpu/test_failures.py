@@ -8,6 +8,7 @@ import pytest
 from rwkv_edge_webgpu import WebGpuBackend, backend
 
 from rwkv_edge import BackendError, Model, StrategyError, registry, user_cache
+from rwkv_edge.backend import Batch
 from rwkv_edge.device import self_test
 from rwkv_edge.device.executable import DeviceExecutable
 from rwkv_edge.device.found import Found
@@ -21,14 +22,14 @@ LOST = "a fake was lost"
 
 
 class Full(FakeDriver):
-    """Has no memory for one thing."""
+    """Has no more than `most` bytes for one thing."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, most: int = 0) -> None:
         super().__init__()
-        self.what = what
+        self.what, self.most = what, most
 
     def allocate(self, nbytes: int, what: str) -> Any:
-        if what == self.what:
+        if what == self.what and nbytes > self.most:
             raise BackendError(f"{FULL} {what}")
         return super().allocate(nbytes, what)
 
@@ -75,6 +76,7 @@ FAILURES: dict[str, tuple[Callable[[], FakeDriver], str]] = {
     "no memory for vectors": (lambda: Full("vectors"), f"{FULL} vectors"),
     "no memory for weights": (lambda: Full("weights"), f"{FULL} weights"),
     "no memory for states": (lambda: Full("states"), f"{FULL} states"),
+    "no memory for activations": (lambda: Full("activations"), f"{FULL} activations"),
     "lost": (Lost, LOST),
     "computes zeros": (FakeDriver, r"a fake \(discrete, Vulkan\) computes wrongly \(results of 1 tokens are off by"),
 }
@@ -126,12 +128,15 @@ def test_a_device_that_is_lost_while_it_runs(card: Callable[..., None]) -> None:
 
 @pytest.mark.usefixtures("untested")
 @pytest.mark.parametrize("what", ["activations", "inputs"])
-def test_no_memory_for_a_run(card: Callable[..., None], what: str) -> None:
-    card(lambda: Full(what))
+def test_no_memory_for_a_long_prompt(card: Callable[..., None], what: str) -> None:
+    """An error that a shorter one does not meet."""
+    card(lambda: Full(what, 1 << 16))
     plan = deep_plan()
     executable = backend.compile(plan)
+    tokens, state = np.zeros(500, np.int32), np.zeros(plan.state_size, np.float32)
     with pytest.raises(BackendError, match=f"{FULL} {what}"):
-        executable.run(batch(plan))
+        executable.run(Batch(tokens, [500], [state], np.array([499], np.int32)))
+    assert executable.run(Batch(tokens[:5], [5], [state], np.array([4], np.int32))).shape == (1, 11)
     executable.close()
 
 
