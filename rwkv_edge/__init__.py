@@ -4,6 +4,7 @@
     model = Model("RWKV-x070-World-0.1B.pth")
     print(model.generate("User: Why is the sky blue?\\n\\nAssistant:"))
 """
+from rwkv_edge.chat import Chat, Message, Reply
 from rwkv_edge.convert import quantize
 from rwkv_edge.errors import (
     BackendError,
@@ -25,12 +26,15 @@ __version__ = "0.1.0"
 __all__ = [
     "BackendError",
     "BatchStream",
+    "Chat",
     "InputError",
+    "Message",
     "MissingExtraError",
     "Model",
     "ModelFileError",
     "OutputError",
     "PromptWarning",
+    "Reply",
     "RwkvEdgeError",
     "Sampler",
     "Sampling",

@@ -104,7 +104,7 @@ class HasDevices(Protocol):
     """A backend that can run on one of several devices."""
 
     def select(self, which: str) -> Backend:
-        """The same backend on the device of that number (from 0) or name. `compile` raises BackendError where there is none."""
+        """The same backend on the device of that number (from 0) or name. This or `compile` raises BackendError without one."""
         ...
 
 

@@ -4,7 +4,7 @@ import re
 import threading
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from rwkv_edge.arch import ModelShape, build_plan, read_shape
 from rwkv_edge.asynchronous import pieces_of
 from rwkv_edge.backend import LimitsRuns
+from rwkv_edge.chat import Chat, Format, Message
+from rwkv_edge.chat.conversation import MAX_TOKENS as MAX_CHAT_TOKENS
 from rwkv_edge.embedding import Pooling, check_pooling, pooled, without_head
 from rwkv_edge.errors import InputError
 from rwkv_edge.feeding import Feeder, Tokens, checked_tokens
@@ -342,6 +344,31 @@ class Model:
         one = self._continuation(self.encode_prompt(prompt), state, max_tokens, sampling, stop)
         with TextStream(self._together([one])) as stream:
             return "".join(stream)
+
+    def chat(
+        self,
+        messages: Iterable[Message | Mapping[str, Any]] = (),
+        *,
+        format: str | Format | None = None,
+        think: str = "off",
+        system: str | None = None,
+        state: State | None = None,
+        sampling: Sampling | None = None,
+        max_tokens: int = MAX_CHAT_TOKENS,
+        stop: Stop = (),
+    ) -> Chat:
+        """A conversation: `chat.ask(text)` answers as it is written, and each turn costs only its new tokens.
+
+        messages: what was said before, as dicts with "role" and "content"; where a user's is the last, `chat.reply()` answers.
+        format: a name of `rwkv_edge.chat.FORMATS`, "template", or a `ChatFormat`; None: the one this model was trained on.
+        think: one of the format's modes.  system: the system prompt.  state: what comes before all of it; is kept as it is.
+        sampling: None: what the model cards advise.  max_tokens: of one reply.  stop: ends a reply, besides the format's own.
+        Raises InputError for a format, mode or message that cannot be.
+        """
+        return Chat(
+            self, messages, format=format, think=think, system=system, state=state,
+            sampling=sampling, max_tokens=max_tokens, stop=stop,
+        )  # fmt: skip
 
     def astream(
         self,

@@ -2,6 +2,7 @@
 from typing import Any
 
 from rwkv_edge.device.found import Found, arranged
+from rwkv_edge_webgpu.features import wanted
 
 KINDS = {"DiscreteGPU": "discrete", "IntegratedGPU": "integrated", "CPU": "software"}
 NEEDED = {  # by the kernels here; what every WebGPU device must have
@@ -24,4 +25,5 @@ def _found(handle: Any) -> Found:
     info = handle.info
     name = str(info["device"] or info["description"] or info["vendor"] or "unnamed adapter")
     kind = KINDS.get(info["adapter_type"], "other")
-    return Found(name, kind, f"{info['vendor']} {info['description']}".strip(), str(info["backend_type"]), handle)
+    driver = " ".join([info["vendor"], info["description"], *wanted(handle.features)]).strip()
+    return Found(name, kind, driver, str(info["backend_type"]), handle)

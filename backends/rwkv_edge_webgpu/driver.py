@@ -1,5 +1,4 @@
 """An open WebGPU device: buffers, pipelines, bind groups, and one submission per launch."""
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from rwkv_edge.device.failures import Failure, explained
 from rwkv_edge.device.found import Found
 from rwkv_edge_webgpu.opened import OPENED, Opened
 from rwkv_edge_webgpu.source import DIALECT
+from rwkv_edge_webgpu.staging import Staging
 
 USAGE = wgpu.BufferUsage
 STORAGE = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST
@@ -53,7 +53,7 @@ class Recording:
 
 
 class WebGpuDriver:
-    """See `rwkv_edge.device.driver.Driver`. waited: seconds for the device, in all."""
+    """See `rwkv_edge.device.driver.Driver`."""
 
     dialect = DIALECT
 
@@ -67,13 +67,17 @@ class WebGpuDriver:
         binding = int(limits["max-storage-buffer-binding-size"])
         self.limits = Limits(min(binding, GUARANTEED_BINDING), int(limits["max-compute-workgroups-per-dimension"]))
         self._memories: set[Any] = set()
-        self._staging: Any = None
-        self.waited = 0.0
+        self._staging = Staging(self.device)
 
     @property
     def live(self) -> int:
         """Bytes that are allocated."""
-        return sum(memory.size for memory in self._memories)
+        return sum(memory.size for memory in self._memories) + self._staging.nbytes
+
+    @property
+    def waited(self) -> float:
+        """Seconds for the device, in all."""
+        return self._staging.waited
 
     def _explained(self, what: str) -> AbstractContextManager[None]:
         return explained(self.name, what, kind_of, lambda: OPENED.forget(self._opened) if self._opened else None)
@@ -96,7 +100,7 @@ class WebGpuDriver:
     def read(self, memory: Any, offset: int, out: NDArray[Any]) -> None:
         with self._explained("did not give data back"):
             encoder = self.device.create_command_encoder()
-            self._copy_out(encoder, memory, offset, out)
+            self._staging.submit(encoder, memory, offset, out)
 
     def record(self, steps: Sequence[Step], arena: Any, vectors: Any, states: Any, inputs: Any) -> Recording:
         words = np.zeros((len(steps), WORDS_BYTES // 4), np.uint32)
@@ -126,33 +130,10 @@ class WebGpuDriver:
             compute = encoder.begin_compute_pass()
             encode(compute._internal, recording.handles, grids)
             compute.end()
-            self._copy_out(encoder, arena, offset, out)
+            self._staging.submit(encoder, arena, offset, out)
 
     def close(self) -> None:
-        for memory in [*self._memories, *([self._staging] if self._staging else [])]:
+        for memory in self._memories:
             memory.destroy()
         self._memories.clear()
-        self._staging = None
-
-    def _copy_out(self, encoder: Any, memory: Any, offset: int, out: NDArray[Any]) -> None:
-        """Submit what was encoded and a copy behind it; wait for it unless there is nothing to bring."""
-        if out.size:
-            staging = self._staging_of(out.nbytes)
-            encoder.copy_buffer_to_buffer(memory, offset, staging, 0, out.nbytes)
-        self.device.queue.submit([encoder.finish()])
-        if out.size:
-            self._staging = None  # until all went well: what an interrupt leaves half mapped cannot be used again
-            start = time.perf_counter()
-            staging.map_sync("READ_NOSYNC", 0, out.nbytes)
-            self.waited += time.perf_counter() - start
-            out.reshape(-1).view(np.uint8)[:] = staging.read_mapped(0, out.nbytes, copy=False)
-            staging.unmap()
-            self._staging = staging
-
-    def _staging_of(self, nbytes: int) -> Any:
-        if self._staging is None or self._staging.size < nbytes:
-            if self._staging is not None:
-                self._staging.destroy()
-            size = 1 << (nbytes - 1).bit_length()
-            self._staging = self.device.create_buffer(size=max(size, 1 << 16), usage=USAGE.MAP_READ | USAGE.COPY_DST)
-        return self._staging
+        self._staging.close()

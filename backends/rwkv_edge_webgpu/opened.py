@@ -6,16 +6,19 @@ import wgpu
 from rwkv_edge.device.driver import Kernel
 from rwkv_edge.device.found import Found
 from rwkv_edge.device.opened import OpenDevices
-from rwkv_edge_webgpu.source import SOURCES
+from rwkv_edge_webgpu.features import FEATURES, wanted
+from rwkv_edge_webgpu.source import text
 
 BINDINGS = ("storage", "read-only-storage", "read-only-storage", "storage", "read-only-storage", "uniform")  # of common.wgsl
 
 
 class Opened:
-    """device: wgpu's.  bindings: the layout of all kernels' bind groups."""
+    """device: wgpu's.  features: that kernels use.  bindings: the layout of all kernels' bind groups."""
 
     def __init__(self, adapter: Found) -> None:
-        self.device = adapter.handle.request_device_sync(label="rwkv_edge")
+        features = wanted(adapter.handle.features)
+        self.device = adapter.handle.request_device_sync(label="rwkv_edge", required_features=features)
+        self.features = [FEATURES[name] for name in features]
         entries = [
             {"binding": i, "visibility": wgpu.ShaderStage.COMPUTE, "buffer": {"type": kind}}
             for i, kind in enumerate(BINDINGS)
@@ -25,7 +28,7 @@ class Opened:
         self._pipelines: dict[str, Any] = {}
 
     def pipeline(self, kernel: Kernel) -> Any:
-        source = SOURCES.assemble(kernel)
+        source = text(kernel, self.features)
         pipeline = self._pipelines.get(source)
         if pipeline is None:
             module = self.device.create_shader_module(code=source)

@@ -9,11 +9,12 @@ import warnings
 from collections.abc import Sequence
 
 from rwkv_edge import __version__
-from rwkv_edge.cli import backends, bench, cache, compare, demo, info, ingest, perplexity, quantize, run, script, warmup
+from rwkv_edge.cli import backends, bench, cache, chat, compare, demo, info, ingest, perplexity, quantize, run, script, warmup
+from rwkv_edge.cli.printable import printable
 from rwkv_edge.errors import RwkvEdgeError
 from rwkv_edge.model import PromptWarning
 
-COMMANDS = (run, ingest, info, backends, bench, demo, quantize, perplexity, compare, script, warmup, cache)
+COMMANDS = (run, chat, ingest, info, backends, bench, demo, quantize, perplexity, compare, script, warmup, cache)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,13 +26,8 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _printable(message: object) -> str:
-    """On one line: a file's name may hold anything, line ends and terminal escapes included."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(message))
-
-
 def _show_warning(message: Warning | str, category: type[Warning], *rest: object, **named: object) -> None:
-    print(f"rwkv-edge: note: {_printable(message)}", file=sys.stderr)
+    print(f"rwkv-edge: note: {printable(message)}", file=sys.stderr)
 
 
 def _drop_output() -> None:
@@ -51,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             args.run(args)
         except RwkvEdgeError as error:
-            print(f"rwkv-edge: {_printable(error)}", file=sys.stderr)
+            print(f"rwkv-edge: {printable(error)}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print(file=sys.stderr)

@@ -41,9 +41,12 @@ def conversion(args: argparse.Namespace) -> dict[str, Any]:
     return {"cache": args.cache, "progress": progress}
 
 
-def add_generation_options(parser: argparse.ArgumentParser, defaults: Sampling | None = None) -> None:
+def add_generation_options(
+    parser: argparse.ArgumentParser, defaults: Sampling | None = None, max_tokens: int = 256
+) -> None:
     defaults = defaults or Sampling()
-    parser.add_argument("-n", "--max-tokens", type=int, default=256, metavar="N", help="stop after N tokens (default 256)")
+    stop = f"stop after N tokens (default {max_tokens})"
+    parser.add_argument("-n", "--max-tokens", type=int, default=max_tokens, metavar="N", help=stop)
     for name, text in SAMPLING_HELP.items():
         default = getattr(defaults, name)
         parser.add_argument(

@@ -42,7 +42,9 @@ class DeviceBackend(ABC):
         """Raises BackendError where it cannot be opened."""
 
     def select(self, which: str) -> "DeviceBackend":
-        """The backend on another device: its number, or part of its name."""
+        """The backend on another device: its number, or part of its name. Raises BackendError where there is none."""
+        if found := self.found():
+            choose(found, which, self.noun)
         return type(self)(which)
 
     def availability(self) -> Availability:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import gpu
+from bench import generations, gpu
 from bench.make_model import make_pth
 from bench.model_facts import model_facts
 from bench.remote import Remote
@@ -37,6 +37,15 @@ def test_a_device_is_measured(model: Path, name: str, monkeypatch: pytest.Monkey
     chosen = Namespace(strategy=name, prompt=10, tokens=2, rounds=1)
     row = gpu.measure(model, chosen, import_module(f"bench.{name}").copy)
     assert all(value > 0 for value in row.values() if isinstance(value, float))
+
+
+@pytest.mark.parametrize("name", DEVICE_BACKENDS)
+def test_generations_leave_nothing_on_a_device(model: Path, name: str) -> None:
+    need_backend(name)
+    row = generations.measure(model, name, 40)
+    for column in ("device MB", "objects"):
+        before, after = str(row[column]).split(" → ")
+        assert before == after
 
 
 def test_an_engine_that_cannot_open_the_file_says_why(tmp_path: Path) -> None:

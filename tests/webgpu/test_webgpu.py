@@ -1,13 +1,15 @@
 """WebGPU: which adapter, and what its failures say."""
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from rwkv_edge_webgpu import WebGpuBackend, adapters, backend
 
-from rwkv_edge import BackendError, StrategyError, registry
+from rwkv_edge import BackendError, Model, StrategyError, registry
 from rwkv_edge.backend import Availability, Batch
 from rwkv_edge.device.found import choose
 from rwkv_edge.strategy import FallbackWarning, compiled, parse
@@ -25,6 +27,7 @@ def fake(name: str, kind: str, api: str = "Vulkan") -> Any:
     class Handle:
         info = {"device": name, "description": "1.0", "vendor": "", "adapter_type": kind, "backend_type": api}  # noqa: RUF012
         limits = adapters.NEEDED
+        features = frozenset[str]()
 
     return Handle()
 
@@ -154,3 +157,18 @@ def test_a_device_that_is_lost(gpu: WebGpuBackend) -> None:
     again = gpu.compile(plan)
     again.run(batch)
     again.close()
+
+
+def test_models_in_two_threads(tiny_pth: Callable[[str], Path]) -> None:
+    """They share the adapter: one that waits for it may get the other's answer, and passes it on."""
+    need_backend("webgpu")
+
+    def generate(version: str) -> tuple[Any, Any]:
+        with Model(tiny_pth(version), "webgpu") as ours, Model(tiny_pth(version), "numpy") as theirs:
+            state, same = ours.new_state(), theirs.new_state()
+            steps = [(ours.forward([token], state)[0], theirs.forward([token], same)[0]) for token in range(1, 40)]
+            return np.stack([a for a, _ in steps]), np.stack([b for _, b in steps])
+
+    with ThreadPoolExecutor(2) as pool:
+        for actual, expected in pool.map(generate, ["7", "4"]):
+            np.testing.assert_allclose(actual, expected, atol=1e-4)

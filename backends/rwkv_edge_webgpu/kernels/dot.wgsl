@@ -7,7 +7,12 @@ const SHARE = LANES / RESULTS;
 var<workgroup> sums: array<f32, LANES * RESULTS>;
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32,
+    //if subgroup
+    @builtin(subgroup_id) subgroup: u32, @builtin(num_subgroups) subgroups: u32, @builtin(subgroup_invocation_id) place: u32,
+    //end
+) {
     let m = member_of(group.x);
     let first = group.y * TOKENS;
     let last = tokens() - 1u;
@@ -22,6 +27,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
     }
+    //if subgroup
+    for (var i = 0u; i < RESULTS; i++) {
+        let part = subgroupAdd(totals[i]);
+        if (place == 0u) { sums[i * LANES + subgroup] = part; }
+    }
+    workgroupBarrier();
+    if (lane >= RESULTS) { return; }
+    var y = 0.0;
+    for (var i = 0u; i < subgroups; i++) { y += sums[lane * LANES + i]; }
+    //else
     for (var i = 0u; i < RESULTS; i++) { sums[i * LANES + lane] = totals[i]; }
     workgroupBarrier();
     // SHARE threads add up each result, RESULTS numbers each; then one of them the SHARE sums.
@@ -33,6 +48,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (lane >= RESULTS) { return; }
     var y = 0.0;
     for (var i = 0u; i < SHARE; i++) { y += sums[lane * SHARE + i]; }
+    //end
     let row = m.row + lane / TOKENS;
     let t = first + lane % TOKENS;
     if (row < m.n_out && t <= last) { finish(m.index, row, t, y); }

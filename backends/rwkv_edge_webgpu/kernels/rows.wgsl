@@ -4,6 +4,21 @@
 
 var<workgroup> sums: array<f32, LANES>;
 
+//if subgroup
+var<private> subgroup: u32;    // of this thread
+var<private> subgroups: u32;   // of the workgroup
+var<private> first: bool;      // of its subgroup
+
+fn row_sum(mine: f32, lane: u32) -> f32 {
+    let part = subgroupAdd(mine);
+    workgroupBarrier();
+    if (first) { sums[subgroup] = part; }
+    workgroupBarrier();
+    var sum = 0.0;
+    for (var i = 0u; i < subgroups; i++) { sum += sums[i]; }
+    return sum;
+}
+//else
 fn row_sum(mine: f32, lane: u32) -> f32 {
     workgroupBarrier();
     sums[lane] = mine;
@@ -14,6 +29,7 @@ fn row_sum(mine: f32, lane: u32) -> f32 {
     workgroupBarrier();
     return sums[0];
 }
+//end
 
 fn row_mean(at: u32, lane: u32) -> f32 {
     var sum = 0.0;
@@ -49,7 +65,17 @@ fn exchange(slot: u32, row: u32, c: u32, x: f32) -> f32 {
 }
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32,
+    //if subgroup
+    @builtin(subgroup_id) index: u32, @builtin(num_subgroups) count: u32, @builtin(subgroup_invocation_id) place: u32,
+    //end
+) {
+    //if subgroup
+    subgroup = index;
+    subgroups = count;
+    first = place == 0u;
+    //end
     let row = group.x;
     //BODY
 }

@@ -1,0 +1,37 @@
+"""What a conversation asks of a prompt format."""
+from collections.abc import Sequence
+from typing import Protocol
+
+from rwkv_edge.chat.messages import Message
+from rwkv_edge.sampling import Sampling
+
+
+class Format(Protocol):
+    """How messages become the text that a model was trained on."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """What ends an answer: the start of the next turn, which the model would write itself."""
+        ...
+
+    @property
+    def sampling(self) -> Sampling:
+        """The settings that the model cards advise."""
+        ...
+
+    @property
+    def think_modes(self) -> tuple[str, ...]:
+        """Names of the ways to think before answering; the first one is "off"."""
+        ...
+
+    def continued(self, text: str, messages: Sequence[Message], known: int, think: str) -> str:
+        """The whole text of a conversation, up to where the model is to answer its last message, which is a user's.
+
+        text: what the model has read and written of it; it holds the first `known` messages. The result need not begin
+        with it (a template may write an earlier answer otherwise than the model did).
+        Raises InputError for messages that this format cannot express.
+        """
+        ...
