@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rwkv_edge import Sampler, Sampling
 from rwkv_edge.compat import PIPELINE, PIPELINE_ARGS, RWKV, TRIE_TOKENIZER
 from rwkv_edge.compat.modules import TorchStandIn
 from rwkv_edge.demo import MODEL_PATH
 from rwkv_edge.errors import InputError, MissingExtraError, ModelFileError, StateError
+from rwkv_edge.sampling import uncounted_tokens
 from rwkv_edge.tokenizer import world_tokenizer
 from tests.checkpoints.tiny import VERSIONS
 from tests.goldens.make_pipeline import CASES, FILE, N_TOKENS, PROMPT, SEED, Bytes
@@ -75,6 +77,34 @@ def test_generate_draws_the_official_tokens_from_the_official_logits(
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-3)
     assert pieces == official[f"{name}_pieces"].tolist()
     assert text == "".join(pieces)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_model_generate_draws_the_official_tokens(demo: RWKV, official: Any, name: str) -> None:
+    args = PIPELINE_ARGS(**CASES[name])
+    settings = Sampling(
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        presence_penalty=args.alpha_presence,
+        frequency_penalty=args.alpha_frequency,
+        penalty_decay=args.alpha_decay,
+        banned_tokens=args.token_ban,
+    )
+    model, expected = demo.model, official[f"{name}_tokens"].tolist()
+    stops = [model.tokenizer.decode_bytes([token]) for token in args.token_stop]
+
+    def sampler() -> Sampler:
+        random = np.random.RandomState(SEED).random_sample
+        return Sampler(settings, uncounted=uncounted_tokens(model.tokenizer), random=random)
+
+    stream = model.stream(PROMPT, max_tokens=N_TOKENS, sampling=sampler(), stop=stops)
+    pieces = "".join(stream)
+    assert stream.tokens == expected
+    assert pieces == "".join(official[f"{name}_pieces"])
+    assert pieces == model.generate(PROMPT, max_tokens=N_TOKENS, sampling=sampler(), stop=stops)
+    batch = model.generate_batch([PROMPT] * 3, max_tokens=N_TOKENS, sampling=[sampler() for _ in range(3)], stop=[stops] * 3)
+    assert batch == [pieces] * 3
 
 
 def test_state_items_are_the_official_ones(tiny: tuple[RWKV, Any]) -> None:
@@ -206,13 +236,17 @@ def test_a_scripts_own_error_is_a_traceback_and_ours_a_sentence(tmp_path: Path) 
     script.write_text("1 / 0")
     done = command("script", script)
     assert (done.returncode, "ZeroDivisionError" in done.stderr) == (1, True)
+    assert done.stderr.count("File ") == 1  # as Python shows it: none of ours
+    script.write_text("def")
+    done = command("script", script)
+    assert (done.returncode, "SyntaxError" in done.stderr, "rwkv_edge" in done.stderr) == (1, True, False)
     script.write_text("from rwkv.model import RWKV\nRWKV('nothing-here', 'cpu fp32')")
     done = command("script", script)
     assert done.returncode == 1
     assert done.stderr.startswith("rwkv-edge: ")
     assert len(done.stderr.splitlines()) == 1
     done = command("script", tmp_path / "none.py")
-    assert (done.returncode, "no such script" in done.stderr) == (1, True)
+    assert (done.returncode, "none.py: cannot be read" in done.stderr) == (1, True)
 
 
 def test_what_the_stand_in_for_torch_lacks_is_named() -> None:

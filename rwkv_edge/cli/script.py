@@ -4,6 +4,7 @@ import runpy
 import sys
 import traceback
 from pathlib import Path
+from types import TracebackType
 
 from rwkv_edge.errors import InputError, RwkvEdgeError
 
@@ -22,8 +23,11 @@ def run(args: argparse.Namespace) -> None:
     from rwkv_edge.compat import install  # loads what only this command needs
 
     script = Path(args.file)
-    if not script.is_file():
-        raise InputError(f"{script}: no such script")
+    try:
+        script.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = str(getattr(error, "strerror", None) or error).lower()
+        raise InputError(f"{script}: cannot be read: {reason}, expected a Python script") from error
     install()
     sys.argv = [args.file, *args.arguments]
     sys.path.insert(0, str(script.parent))
@@ -31,6 +35,13 @@ def run(args: argparse.Namespace) -> None:
         runpy.run_path(args.file, run_name="__main__")
     except (RwkvEdgeError, BrokenPipeError):
         raise
-    except Exception:  # the script's own, not ours to put into one sentence
-        traceback.print_exc()
+    except Exception as error:  # the script's own, not ours to put into one sentence
+        traceback.print_exception(error.with_traceback(_within(error.__traceback__, args.file)))
         raise SystemExit(1) from None
+
+
+def _within(trace: TracebackType | None, file: str) -> TracebackType | None:
+    """What Python itself would show: from where the script begins."""
+    while trace is not None and trace.tb_frame.f_code.co_filename != file:
+        trace = trace.tb_next
+    return trace
