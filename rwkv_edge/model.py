@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +127,9 @@ class Model:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError("a Model cannot be pickled or copied: threads share it, other processes open the file again")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -291,7 +294,9 @@ class Model:
         A state that was passed in has afterwards seen everything that was yielded; after `close` of the generator, all but
         the last token.
         """
-        return self._continue(self._first_tokens(tokens, state, max_tokens), state, max_tokens, sampler or Sampler())
+        sampler = sampler or Sampler()
+        sampler.check_fits(self.shape.n_vocab)
+        return self._continue(self._first_tokens(tokens, state, max_tokens), state, max_tokens, sampler)
 
     def _first_tokens(self, tokens: Tokens, state: State | None, max_tokens: int) -> list[int]:
         if type(max_tokens) is not int or max_tokens < 1:
@@ -440,6 +445,7 @@ class Model:
         (ours,) = self._checked_states(None if state is None else [state], 1)
         if not isinstance(sampling, Sampler):
             sampling = Sampler(sampling, uncounted=self._uncounted)
+        sampling.check_fits(self.shape.n_vocab)
         finder = StopFinder(stop_strings(stop))
         return Continuation(first, ours, sampling, self.tokenizer, max_tokens, finder, keep_state=state is not None)
 

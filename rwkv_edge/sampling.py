@@ -271,13 +271,16 @@ class Biases:
         wanted = {**sampling.logit_bias, **dict.fromkeys(sampling.banned_tokens, -math.inf)}
         return cls(np.array(list(wanted), np.int64), np.array(list(wanted.values()), np.float32))
 
+    def check_fits(self, n_vocab: int) -> None:
+        """Raises InputError where a token is outside of the vocabulary."""
+        if self.ids.size and (wrong := int(self.ids.max())) >= n_vocab:
+            raise InputError(f"logit_bias or banned_tokens names token {wrong}, but these logits are for {n_vocab} tokens")
+
     def added_to(self, logits: Logits) -> Logits:
         """A copy, unless nothing is added. Raises InputError where a token is outside of these logits' vocabulary."""
         if self.ids.size == 0:
             return logits
-        if self.ids.max() >= logits.size:
-            wrong, n_vocab = int(self.ids.max()), logits.size
-            raise InputError(f"logit_bias or banned_tokens names token {wrong}, but these logits are for {n_vocab} tokens")
+        self.check_fits(logits.size)
         out = logits.copy()
         out[self.ids] += self.values
         return out
@@ -301,12 +304,18 @@ class Sampler:
         uncounted: frozenset[int] = frozenset(),
         random: Callable[[], float] | None = None,
     ) -> None:
+        if sampling is not None and not isinstance(sampling, Sampling):
+            raise InputError(f"sampling must be a Sampling or a Sampler, got {type(sampling).__name__}")
         self.sampling = sampling or Sampling()
         self.uncounted = uncounted
         self.occurrences = Occurrences()
         self._biases = Biases.of(self.sampling)
         self._random = random
         self._bits = np.random.PCG64(self.sampling.seed)
+
+    def check_fits(self, n_vocab: int) -> None:
+        """Raises InputError where the settings name a token outside of the vocabulary, before there are logits."""
+        self._biases.check_fits(n_vocab)
 
     def sample(self, logits: Logits) -> int:
         """The next token, for logits float32 [n_vocab], which stay as they are.

@@ -86,6 +86,12 @@ class State:
     def copy(self) -> "State":
         return State(self._numbers().copy(), self.slots, self.fingerprint, self.tokens_seen)
 
+    __copy__ = copy  # a shallow one would go on in the same array
+
+    def __reduce__(self) -> tuple[type["State"], tuple[Any, ...]]:
+        """For pickle and deepcopy: the numbers, wherever they are, and not who holds them."""
+        return State, (self._numbers(), self.slots, self.fingerprint, self.tokens_seen)
+
     def astype(self, dtype: DTypeLike) -> "State":
         """A copy with numbers of another type, for a backend of another precision."""
         return State(self._numbers().astype(dtype), self.slots, self.fingerprint, self.tokens_seen)

@@ -1,5 +1,7 @@
 """Continuing text: stop strings, what a state has seen when a stream ends, cancelling, batches, threads, closing."""
+import copy
 import gc
+import pickle
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -363,3 +365,19 @@ def test_a_stream_is_an_iterator_with_a_result() -> None:
         assert isinstance(stream, TextStream)
         assert stream.finish_reason is None
         assert iter(stream) is stream
+
+
+def test_what_cannot_be_drawn_is_refused_before_the_prompt_is_read(numpy_model: Model) -> None:
+    state = numpy_model.new_state()
+    for wrong in (Sampling(banned_tokens=[256]), Sampler(Sampling(logit_bias={300: 1})), {"top_p": 0.5}, "greedy"):
+        with pytest.raises(InputError, match=r"256 tokens|must be a Sampling"):
+            numpy_model.stream("x", state, sampling=wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="names token 256"):
+        numpy_model.stream_tokens([1], state, sampler=Sampler(Sampling(banned_tokens=[256])))
+    assert state.tokens_seen == 0
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_model_says_that_it_is_not_copied(copied: Callable[[Model], object], numpy_model: Model) -> None:
+    with pytest.raises(InputError, match="cannot be pickled"):
+        copied(numpy_model)

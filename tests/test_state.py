@@ -1,7 +1,11 @@
 """States: their layout, their files, and the name of the model they belong to."""
+import copy
 import json
 import os
+import pickle
 import random
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +84,27 @@ def test_a_copy_is_independent() -> None:
     assert same(state, twin)
     twin.data[0] += 1
     twin.tokens_seen += 1
+    assert same(state, used_state())
+
+
+class Elsewhere:
+    """Where a device has the numbers; nothing that could be pickled."""
+
+    def __init__(self, numbers: NDArray[Any]) -> None:
+        self.numbers, self.lock = numbers, threading.Lock()
+
+    def fetch(self, state: NDArray[Any], release: bool = True) -> None:
+        state[...] = self.numbers
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))])
+def test_pythons_copies_are_branches_too(copied: Callable[[State], State]) -> None:
+    state = used_state()
+    state.holder = Elsewhere(state.array.copy())
+    state.array = np.zeros_like(state.array)
+    twin = copied(state)
+    assert same(twin, used_state())
+    twin.data[0] += 1
     assert same(state, used_state())
 
 
