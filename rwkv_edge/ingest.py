@@ -5,6 +5,7 @@ numbers of a run that was interrupted are those of one that was not, bit for bit
 short for one of its own, because single tokens may be computed in another order.
 """
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ def ingest(
     call goes on if model, text so far and `start` are the same. None: nothing is written.
 
     The memory needed does not depend on the text's length (but see `encode_blocks`). Raises InputError (no such text, empty,
-    unreadable), StateError (checkpoint of something else, not writable), TokenizerError.
+    unreadable), StateError (checkpoint of something else, not writable, `target` is no state), TokenizerError.
     """
     size = _size(document)
     state = model.new_state() if start is None else start.copy()
@@ -126,9 +127,19 @@ def _checkpoint_path(target: Path | None, state: State) -> Path | None:
     """None: no checkpoints. Files hold float32, so a state in float64 would not go on from one bit for bit."""
     if target is None:
         return None
-    if target.is_dir():
-        raise StateError(f"{target}: is a directory, expected the name of a file to write")
+    _refuse_what_is_no_state(target)
     return target.with_name(target.name + ".part") if state.array.dtype == np.float32 else None
+
+
+def _refuse_what_is_no_state(target: Path) -> None:
+    """The result may replace an older state, not the text or the model."""
+    if os.path.isdir(target):
+        raise StateError(f"{target}: is a directory, expected the name of a file to write")
+    if os.path.exists(target) and os.path.getsize(target):
+        try:
+            state_file.read(target)
+        except StateError:
+            raise StateError(f"{target}: exists and is no saved state; write to another name") from None
 
 
 def _save_checkpoint(part: Path, state: State, groups: Groups) -> None:

@@ -5,6 +5,7 @@ the file (norms, time_*, a tuned state) replaces the model's tensor of that name
 """
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -51,13 +52,13 @@ def with_lora(weights: Weights, path: str | Path | None, alpha: float | None, in
         return weights
     if alpha is not None and (not isinstance(alpha, int | float) or not math.isfinite(alpha)):
         raise InputError(f"lora_alpha must be a number, got {alpha!r}")
-    file = read_raw(path)
+    file = _opened(path, "a LoRA file")
     parts, others = _sorted_out(file)
     used = list(file.tensors.values())
     if not parts:
         _refuse_what_is_no_lora(file, others)
     if init is not None:
-        first = read_raw(init)
+        first = _opened(init, "a PiSSA's initial factors")
         used += first.tensors.values()
         _add_first_factors(parts, first)
     tensors = {**weights.tensors, **_replacements(weights, file, others)}
@@ -65,6 +66,12 @@ def with_lora(weights: Weights, path: str | Path | None, alpha: float | None, in
         patch = Patch(file.path, weights.path, _target(file, weights, tensors, name, of_matrix), of_matrix)
         tensors[patch.target.name] = merged(patch, alpha, rescaling(weights, patch.target.name))
     return replace(weights, tensors=tensors, adapter=_digest(used, alpha))
+
+
+def _opened(path: str | Path, expected: str) -> RawFile:
+    if not os.path.exists(path):
+        raise ModelFileError(f"{path}: there is no such file, expected {expected}")
+    return read_raw(path)
 
 
 def _sorted_out(file: RawFile) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:

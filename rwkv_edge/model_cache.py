@@ -46,10 +46,13 @@ def kept(weights: Weights, type: str, *, threads: int | None = None, progress: P
             return weights
         name = _name(weights, type)
         tensors = _found(name, entries) or _made(name, entries, weights, type, threads, progress)
-    except (OSError, OutputError, ModelFileError) as error:
-        warnings.warn(f"the converted model is not kept: {error}", ModelCacheWarning, stacklevel=3)
-        return weights
-    return replace(weights, tensors=tensors)
+        return replace(weights, tensors=tensors)
+    except OSError as error:
+        reason = f"{error.filename or 'its file'}: {str(error.strerror or error).lower()}"
+    except (OutputError, ModelFileError) as error:
+        reason = str(error)
+    warnings.warn(f"the converted model is not kept: {reason}", ModelCacheWarning, stacklevel=3)
+    return weights
 
 
 def files() -> list[Path]:

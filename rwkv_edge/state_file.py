@@ -42,6 +42,8 @@ def read(path: Path) -> StateFile:
     """A file that `write` wrote. Raises StateError for anything else, saying what it is if that is known."""
     if not path.exists():
         raise StateError(f"{path}: there is no such file, expected a saved state")
+    if path.is_dir():
+        raise StateError(f"{path}: is a directory, expected a saved state")
     try:
         file = read_raw(path)
     except ModelFileError as error:

@@ -2,6 +2,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 OVERRIDE = "RWKV_EDGE_CACHE"
@@ -10,7 +11,8 @@ OVERRIDE = "RWKV_EDGE_CACHE"
 def candidates() -> Iterator[Path]:
     """$RWKV_EDGE_CACHE, then our directory in the user's cache directory, where there are such; they need not exist yet."""
     if override := os.environ.get(OVERRIDE):
-        yield Path(override).absolute()
+        with suppress(OSError):  # relative, and the current directory is gone
+            yield Path(override).absolute()
     if user := _of_user():
         yield user / "rwkv_edge"
 

@@ -109,6 +109,14 @@ def test_demo_continues_its_prompt_like_python(capsys: pytest.CaptureFixture[str
         (["run", "MODEL", "-p", "x", "--lora-alpha", "8"], "lora_alpha"),
         (["ingest", "MODEL", "/no/such.txt", "-o", "/no/such.state"], "/no/such.txt: cannot be read"),
         (["ingest", "MODEL", "MODEL", "-o", "/no/such.state"], "cannot be saved"),
+        (["ingest", "MODEL", "MODEL", "-o", "MODEL"], "exists and is no saved state"),
+        (["run", "MODEL", "-p", "x", "--state", "/"], "/: is a directory, expected a saved state"),
+        (["run", "MODEL", "-p", "x", "--lora", "/no/such.pth"], "there is no such file, expected a LoRA file"),
+        (["run", "MODEL", "-p", "x", "--logit-bias", "256=1"], "names token 256"),
+        (["quantize", "MODEL", "x.gguf", "--tokenizer", "vocab.txt"], "tokenizer is the vocabulary for calibrate"),
+        (["warmup", "--threads", "2"], "belong to a model"),
+        (["script", "/no/such.py"], "/no/such.py: cannot be read: no such file"),
+        (["script", "/"], "cannot be read"),
         (["info", "/no/such/model.gguf"], "/no/such/model.gguf"),
         (["info", "/no/such\nmodel\x1b[1m"], r"/no/such\nmodel\x1b[1m"),
         (["info", ""], "empty"),
@@ -118,7 +126,8 @@ def test_a_mistake_is_one_sentence(
     arguments: list[str], message: str, byte_model_path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([byte_model_path if a == "MODEL" else a for a in arguments]) == 1
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert out == ""  # found before anything is printed
     assert err.startswith("rwkv-edge: ")
     assert err.count("\n") == 1
     assert message in err

@@ -7,6 +7,7 @@ import time
 from rwkv_edge import registry
 from rwkv_edge.backend import CompilesAhead
 from rwkv_edge.cli.options import add_model_options
+from rwkv_edge.errors import InputError
 from rwkv_edge.model import Model
 
 TEXT = """Compile now, for this machine, what the first run would compile: what MODEL needs, or without MODEL what any model
@@ -21,6 +22,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.model is None and (args.threads is not None or args.strategy != "auto"):
+        raise InputError("--strategy and --threads belong to a model: give its file, too")
     start, lines = time.perf_counter(), Lines()
     log = logging.getLogger("rwkv_edge")
     log.addHandler(lines)

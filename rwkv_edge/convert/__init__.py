@@ -3,6 +3,7 @@
 `mix` says which format a tensor gets, `to_gguf` and `to_safetensors` what the new file holds, `encoding` writes it, and
 `calibrate` asks the model which columns matter.
 """
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -83,6 +84,8 @@ def quantize(
         raise InputError(f"threads must be an integer from 1, got {threads!r}")
     if target.suffix.lower() not in SUFFIXES:
         raise InputError(f"{target}: the name of what is written must end in {', '.join(SUFFIXES)}")
+    if tokenizer is not None and calibrate is None:
+        raise InputError("tokenizer is the vocabulary for calibrate: give its text, too")
     mix_of(type or DEFAULT)  # a wrong name is told before anything is opened
     weights = open_weights(source)
     _refuse_overwriting(weights, Path(source), target)
@@ -150,7 +153,7 @@ def _refuse_pointless(entries: Sequence[Entry], type: str) -> None:
 
 def _refuse_overwriting(weights: Weights, source: Path, target: Path) -> None:
     """Of a model in several files, none beside them is overwritten."""
-    if not target.exists():
+    if not os.path.exists(target):
         return
     several = source.is_dir() or source.suffix == ".json" or "split.count" in weights.metadata
     folder = source if source.is_dir() else source.parent

@@ -17,13 +17,13 @@ def replacing(target: Path, size: int) -> Iterator[BinaryIO]:
     whose process was killed outright, when `target` is written again.
     Raises OutputError: no such folder, not writable, disk full.
     """
-    target = target.resolve()  # what a link points to is replaced, not the link
-    if target.exists() and not target.is_file():
-        what = "a directory" if target.is_dir() else "a special file"
-        raise OutputError(f"{target}: is {what}, expected the name of a file to write")
-    name = target.name[:200]
-    temporary = target.with_name(f".{name}.{os.getpid()}.part")
     try:
+        target = target.resolve()  # what a link points to is replaced, not the link
+        if target.exists() and not target.is_file():
+            what = "a directory" if target.is_dir() else "a special file"
+            raise OutputError(f"{target}: is {what}, expected the name of a file to write")
+        name = target.name[:200]
+        temporary = target.with_name(f".{name}.{os.getpid()}.part")
         remove_abandoned(target.parent, re.escape(name))
         _check_space(target, size)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)

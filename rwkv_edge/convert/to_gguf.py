@@ -1,4 +1,5 @@
 """A model as the fields and entries of a GGUF file: llama.cpp's for versions 6 and 7, our own for 4 and 5."""
+from pathlib import Path
 from typing import Any
 
 from rwkv_edge.arch import UNUSED, ModelShape
@@ -55,7 +56,7 @@ def gguf_fields(weights: Weights, shape: ModelShape, mix: Mix) -> dict[str, Valu
     return {
         "general.architecture": arch,
         "general.type": "model",
-        "general.name": weights.path.name if weights.path.is_dir() else weights.path.stem,
+        "general.name": _name(weights.path),
         **kept,
         f"{arch}.context_length": CONTEXT_LENGTH,
         f"{arch}.embedding_length": shape.n_embd,
@@ -69,6 +70,11 @@ def gguf_fields(weights: Weights, shape: ModelShape, mix: Mix) -> dict[str, Valu
         "general.quantization_version": QUANTIZATION_VERSION,
         **vocabulary_fields(weights, shape.n_vocab, arch),
     }
+
+
+def _name(path: Path) -> str:
+    """Of a file whose name is no UTF-8, with "?" for what is not."""
+    return (path.name if path.is_dir() else path.stem).encode(errors="replace").decode()
 
 
 def _ranks(weights: Weights, shape: ModelShape) -> dict[str, Value]:
