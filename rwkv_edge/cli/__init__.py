@@ -30,6 +30,13 @@ def _show_warning(message: Warning | str, category: type[Warning], *rest: object
     print(f"rwkv-edge: note: {printable(message)}", file=sys.stderr)
 
 
+def _open_missing_streams() -> None:
+    """A standard stream that was closed before the start is None here, and the next file opened would get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as the process lives
+
+
 def _drop_output() -> None:
     """What is still in the buffer would raise again when the interpreter ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -37,6 +44,7 @@ def _drop_output() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own); returns the exit code."""
+    _open_missing_streams()
     args = parser().parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that lacks a character shows "?" instead of a traceback
@@ -55,8 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # the reader of our output went away, which is its right
             _drop_output()
             return 0
+        except MemoryError:
+            print("rwkv-edge: there is not enough memory; `rwkv-edge info MODEL` tells what each format needs", file=sys.stderr)
+            return 1
         except OSError as error:
-            print(f"rwkv-edge: the output cannot be written: {error.strerror or error}", file=sys.stderr)
+            what = "the output cannot be written" if error.filename is None else printable(error.filename)
+            print(f"rwkv-edge: {what}: {str(error.strerror or error).lower()}", file=sys.stderr)
             _drop_output()
             return 1
     return 0
