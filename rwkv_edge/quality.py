@@ -60,17 +60,17 @@ class Comparison:
 def perplexity(model: Model, tokens: Sequence[int], progress: Progress | None = None) -> Perplexity:
     """Of `tokens` from the start of a document, each predicted from all before it: the state carries on.
 
-    Raises InputError for no tokens or an id out of range.
+    Raises InputError for no tokens, an id out of range, tokens without text, predictions that are no numbers.
     """
     nats = 0.0
     for targets, (logits,) in _predictions([model], tokens, progress):
         for rows, wanted in few_rows(logits, targets):
             nats -= float(np.take_along_axis(log_softmax(rows), wanted[:, None], axis=1).sum())
-    return Perplexity(len(tokens), _byte_count(model, tokens), nats)
+    return _score(model, tokens, _byte_count(model, tokens), nats)
 
 
 def compare(a: Model, b: Model, tokens: Sequence[int], progress: Progress | None = None) -> Comparison:
-    """B's predictions against A's. Raises InputError for models with different vocabularies."""
+    """B's predictions against A's. Raises InputError for models with different vocabularies, and as `perplexity`."""
     if a.shape.n_vocab != b.shape.n_vocab:
         raise InputError(f"the models have {a.shape.n_vocab} and {b.shape.n_vocab} tokens: they cannot be compared")
     nats, divergences, agreed = np.zeros(2), [np.zeros(0)], 0
@@ -81,7 +81,7 @@ def compare(a: Model, b: Model, tokens: Sequence[int], progress: Progress | None
             divergences.append((np.exp(p) * (p - q)).sum(axis=1))
             agreed += int((rows_a.argmax(axis=1) == rows_b.argmax(axis=1)).sum())
     kl, n_bytes = np.concatenate(divergences), _byte_count(a, tokens)
-    score_a, score_b = (Perplexity(len(tokens), n_bytes, float(total)) for total in nats)
+    score_a, score_b = (_score(model, tokens, n_bytes, float(n)) for model, n in zip((a, b), nats, strict=True))
     kl_mean, kl_p99, kl_max = float(kl.mean()), float(np.percentile(kl, 99)), float(kl.max())
     return Comparison(score_a, score_b, kl_mean, kl_p99, kl_max, agreed / len(tokens))
 
@@ -126,4 +126,13 @@ def _predictions(
 
 
 def _byte_count(model: Model, tokens: Sequence[int]) -> int:
-    return len(model.tokenizer.decode_bytes(tokens))
+    count = len(model.tokenizer.decode_bytes(tokens))
+    if not count:
+        raise InputError("there is no text to predict: all tokens are ends of documents")
+    return count
+
+
+def _score(model: Model, tokens: Sequence[int], n_bytes: int, nats: float) -> Perplexity:
+    if not math.isfinite(nats):
+        raise InputError(f"{model.weights.path}: predictions hold NaN or infinity: its weights may be damaged")
+    return Perplexity(len(tokens), n_bytes, nats)

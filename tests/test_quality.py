@@ -71,3 +71,15 @@ def test_what_cannot_be_measured_is_told(model: Model, tiny_pth: Callable[[str],
         quality.perplexity(model, [])
     with Model(tiny_pth("7"), "numpy") as another, pytest.raises(InputError, match="256 and 97 tokens"):
         quality.compare(model, another, [1])
+
+
+def test_a_text_of_nothing_and_a_damaged_model_have_no_figures(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no text to predict"):
+        quality.perplexity(model, [0, 0])
+    with pytest.raises(InputError, match="no text to predict"):
+        quality.compare(model, model, [0])
+    checkpoint = tiny("7", n_vocab=256)
+    checkpoint["ln_out.weight"] = np.full_like(checkpoint["ln_out.weight"], np.nan)
+    write_pth(tmp_path / "damaged.pth", checkpoint, dtype="f32")
+    with Model(tmp_path / "damaged.pth", "numpy") as damaged, pytest.raises(InputError, match="NaN"):
+        quality.perplexity(damaged, list(b"text"))
