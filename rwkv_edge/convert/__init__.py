@@ -80,13 +80,11 @@ def quantize(
     """
     start = time.perf_counter()
     target = Path(target)
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise InputError(f"threads must be an integer from 1, got {threads!r}")
-    if target.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{target}: the name of what is written must end in {', '.join(SUFFIXES)}")
     if tokenizer is not None and calibrate is None:
         raise InputError("tokenizer is the vocabulary for calibrate: give its text, too")
-    mix_of(type or DEFAULT)  # a wrong name is told before anything is opened
+    if importance is not None and calibrate is not None:
+        raise InputError("calibrate finds the importance of columns: importance cannot be given too")
+    _check(target, type, threads)
     weights = open_weights(source)
     _refuse_overwriting(weights, Path(source), target)
     build_plan(weights)  # refuses what could not run
@@ -94,8 +92,6 @@ def quantize(
     type = type.lower() if type else _default_type(weights, target)
     contents = _contents(weights, shape, target, type)
     if calibrate is not None:
-        if importance is not None:
-            raise InputError("calibrate finds the importance of columns: importance cannot be given too")
         _refuse_pointless(contents.entries, type)
         text = tokens_of(weights, shape.n_vocab, calibrate, tokenizer)
         importance = activation_sizes(weights, text, threads=threads, progress=calibration_progress)
@@ -122,6 +118,15 @@ def _write(
         write_entries(
             file, contents.entries, contents.alignment, threads=threads or cores(), importance=importance, progress=progress
         )
+
+
+def _check(target: Path, type: str | None, threads: int | None) -> None:
+    """Raises InputError for a wrong argument, before anything is opened."""
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads must be an integer from 1, got {threads!r}")
+    if target.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{target}: the name of what is written must end in {', '.join(SUFFIXES)}")
+    mix_of(type or DEFAULT)
 
 
 def _default_type(weights: Weights, target: Path) -> str:
