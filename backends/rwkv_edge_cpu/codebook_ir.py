@@ -8,10 +8,13 @@ from numpy.typing import NDArray
 
 from rwkv_edge.quant.grids import EVEN_SIGNS, IQ3_S_GRID, IQ3_XXS_GRID, IQ4_LEVELS
 from rwkv_edge_cpu.dot_ir import join, pick
+from rwkv_edge_cpu.grid_ir import Codebook, sign_sets
 from rwkv_edge_cpu.pieces_ir import (
+    WINDOW,
     BlockFormat,
     Blocks,
     Parts,
+    as_mask,
     both,
     bytes_at,
     codes,
@@ -19,11 +22,13 @@ from rwkv_edge_cpu.pieces_ir import (
     halves,
     right,
     spread_bits,
+    tested,
     word,
 )
 from rwkv_edge_cpu.vector_ir import F32, I8, I16, I32, I64, Target, at, call, constant, load, splat, vector
 
 LEVELS = [int(x) for x in IQ4_LEVELS]
+IQ3_XXS, IQ3_S = Codebook(IQ3_XXS_GRID), Codebook(IQ3_S_GRID)
 
 
 def table(b: ir.IRBuilder, name: str, values: NDArray[np.uint32]) -> ir.Value:
@@ -85,12 +90,21 @@ def from_grid(
     return result
 
 
+def in_registers(cpu: Target, blocks: Blocks) -> bool:
+    """Whether the codebook is: see grid_ir."""
+    return cpu.wide_tables and blocks.width == WINDOW
+
+
 def iq3_xxs(b: ir.IRBuilder, cpu: Target, blocks: Blocks) -> Parts:
     block = blocks.base
-    grid = table(b, "iq3_xxs", IQ3_XXS_GRID.view(np.uint32)[:, 0])
     words = word(b, block, 66, vector(I32, 8))
     scales = b.fadd(b.uitofp(right(b, words, 28), vector(F32, 8)), constant(vector(F32, 8), 0.5))
     scales = b.fmul(b.fmul(half(b, cpu, block, 0, 8), scales), constant(vector(F32, 8), 0.5))
+    if in_registers(cpu, blocks):
+        signs = sign_sets(b, words, EVEN_SIGNS)
+        minus = [tested(b, pick(b, signs, range(i, i + 8))) for i in range(0, 32, 8)]
+        return Parts(IQ3_XXS.codes(b, bytes_at(b, block, 2, 64), None, minus), scales)
+    grid = table(b, "iq3_xxs", IQ3_XXS_GRID.view(np.uint32)[:, 0])
 
     def index(i: int) -> ir.Value:
         return b.zext(word(b, block, 2 + i, I8), I64)
@@ -108,14 +122,17 @@ def even_signs(b: ir.IRBuilder, words: ir.Value) -> ir.Value:
 
 def iq3_s(b: ir.IRBuilder, cpu: Target, blocks: Blocks) -> Parts:
     block = blocks.base
+    odd = b.add(right(b, shifts(b, word(b, block, 106), 4, 15), -1), constant(vector(I32, 8), 1))
+    scales = b.fmul(b.sitofp(odd, vector(F32, 8)), half(b, cpu, block, 0, 8))
+    if in_registers(cpu, blocks):
+        ninths, *minus = (as_mask(b, bytes_at(b, block, start, 8)) for start in range(66, 106, 8))
+        return Parts(IQ3_S.codes(b, bytes_at(b, block, 2, 64), ninths, minus), scales)
     grid = table(b, "iq3_s", IQ3_S_GRID.view(np.uint32)[:, 0])
     ninths = [b.zext(word(b, block, 66 + run, I8), I64) for run in range(8)]
 
     def index(i: int) -> ir.Value:
         return b.or_(b.zext(word(b, block, 2 + i, I8), I64), both(b, right(b, ninths[i // 8], i % 8 - 8), 256))
 
-    odd = b.add(right(b, shifts(b, word(b, block, 106), 4, 15), -1), constant(vector(I32, 8), 1))
-    scales = b.fmul(b.sitofp(odd, vector(F32, 8)), half(b, cpu, block, 0, 8))
     return Parts(from_grid(b, blocks, grid, index, bytes_at(b, block, 74, 32)), scales)
 
 

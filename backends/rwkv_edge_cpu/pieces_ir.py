@@ -142,14 +142,21 @@ def bits(b: ir.IRBuilder, blocks: Blocks, start: int, value: int) -> ir.Value:
 
 def spread_bits(b: ir.IRBuilder, packed: ir.Value, value: int) -> ir.Value:
     """<n x i8> to <8 n x i8>: `value` where the bit is set, else 0."""
-    n = 8 * packed.type.count
-    kind = vector(I8, n)
-    if n == WINDOW:  # a mask register
-        chosen = b.bitcast(packed, vector(I1, n))
-    else:
-        masks = ir.Constant(kind, [1 << i % 8 for i in range(n)])
-        chosen = b.icmp_unsigned("!=", b.and_(pick(b, packed, [i // 8 for i in range(n)]), masks), constant(kind, 0))
+    chosen = as_mask(b, packed) if 8 * packed.type.count == WINDOW else tested(b, packed)
+    kind = vector(I8, 8 * packed.type.count)
     return b.select(chosen, constant(kind, value), constant(kind, 0))
+
+
+def as_mask(b: ir.IRBuilder, packed: ir.Value) -> ir.Value:
+    """<n x i8> to <8 n x i1>: best where it becomes a mask register, from memory."""
+    return b.bitcast(packed, vector(I1, 8 * packed.type.count))
+
+
+def tested(b: ir.IRBuilder, packed: ir.Value) -> ir.Value:
+    """<n x i8> to <8 n x i1>, each bit in a byte of its own: best where there are no mask registers, or from a register."""
+    n = 8 * packed.type.count
+    masks = ir.Constant(vector(I8, n), [1 << i % 8 for i in range(n)])
+    return b.icmp_unsigned("!=", b.and_(pick(b, packed, [i // 8 for i in range(n)]), masks), constant(masks.type, 0))
 
 
 def bytes_at(b: ir.IRBuilder, block: ir.Value, start: int, n: int) -> ir.Value:

@@ -22,6 +22,7 @@ class Target:
 
     scalar_halves: one at a time costs less than a vector of them.
     byte_shuffles: for 16 bytes and more, the function that looks each up in the table of 16 that stands where it stands.
+    wide_tables: instructions exist that look 64 bytes up in a table of 64 or 128 (AVX-512 VBMI).
     """
 
     lanes: int
@@ -29,6 +30,7 @@ class Target:
     halves: bool
     byte_shuffles: Mapping[int, str] = field(default_factory=dict)
     scalar_halves: bool = False
+    wide_tables: bool = False
 
     @staticmethod
     def of(context: Any) -> "Target":
@@ -40,7 +42,7 @@ class Target:
         levels = ((16, "ssse3", "ssse3.pshuf.b.128"), (32, "avx2", "avx2.pshuf.b"), (64, "avx512bw", "avx512.pshuf.b.512"))
         shuffles = {n: f"llvm.x86.{name}" for n, feature, name in levels if f"+{feature}" in enabled}
         if "+avx512f" in enabled:
-            return Target(16, 4, halves, shuffles)
+            return Target(16, 4, halves, shuffles, wide_tables="+avx512vbmi" in enabled)
         return Target(8 if "+avx" in enabled else 4, 3, halves, shuffles)
 
 

@@ -71,12 +71,11 @@ def _prompt_toolkit(commands: Sequence[str]) -> ReadLine:
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.key_binding import KeyBindings
 
-    keys = KeyBindings()
-
-    @keys.add("escape", "enter")
-    def _(event: Any) -> None:
+    def new_line(event: Any) -> None:
         event.current_buffer.insert_text("\n")
 
+    keys = KeyBindings()
+    keys.add("escape", "enter")(new_line)
     completer = WordCompleter(list(commands), sentence=True)
     session: Any = PromptSession(
         history=_history(), key_bindings=keys, completer=completer, complete_while_typing=False,

@@ -75,6 +75,20 @@ def test_products(format: str, blocks: int, n_tokens: int) -> None:
 
 
 @pytest.mark.parametrize("format", BLOCK_FORMATS)
+def test_each_weight_alone(format: str) -> None:
+    """One number in a row of activations: rounding costs nothing, and what a code stands for is seen by itself."""
+    weight = random_blocks(format, 128, 256)
+    builder = PlanBuilder()
+    plan = builder.finish(builder.matmul(builder.embed(Tensor("x", (256, 256), "f32", np.eye(256, dtype=np.float32))), weight))
+    executable, no_state = cpu.compile(plan, threads=1), np.zeros(0, np.float32)
+    last = np.zeros(0, np.int32)
+    columns = [executable.run(Batch(np.array([i], np.int32), [1], [no_state], last))[0] for i in range(256)]
+    executable.close()
+    expected = weight.decode()
+    np.testing.assert_allclose(np.transpose(columns), expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("format", BLOCK_FORMATS)
 @pytest.mark.parametrize("n_tokens", [1, 14, 37])
 def test_rows_longer_than_a_tile(format: str, n_tokens: int) -> None:
     assert_within_rounding(random_blocks(format, 150, 2304), activations(n_tokens, 2304), 3)
