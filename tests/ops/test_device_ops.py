@@ -9,6 +9,7 @@ from rwkv_edge_numpy import backend as numpy_backend
 
 from rwkv_edge import registry
 from rwkv_edge.backend import Backend, Batch, HoldsStates
+from rwkv_edge.device import self_test
 from rwkv_edge.device.driver import Limits
 from rwkv_edge.device.executable import DeviceExecutable
 from rwkv_edge.errors import BackendError, InputError
@@ -226,7 +227,8 @@ def test_embedding_rows_are_exact(device: Backend, format: str) -> None:
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, limits: Limits) -> None:
-    """As if the device had these."""
+    """As if the device had these, and were tested."""
+    monkeypatch.setattr(self_test, "check_once", lambda *_: None)
     opened = DeviceExecutable.__init__
 
     def limited(self: DeviceExecutable, plan: Plan, driver: Any) -> None:
