@@ -13,7 +13,7 @@ import pytest
 from rwkv_edge.cli import main, run
 from rwkv_edge.demo import MODEL_PATH
 
-START = "import sys; from rwkv_edge_command import main; sys.exit(main())"
+START = "import sys; from rwkv_edge.__main__ import main; sys.exit(main())"
 COMMAND = [sys.executable, "-c", START]
 posix = pytest.mark.skipif(os.name != "posix", reason="signals, descriptors or file names of POSIX")
 
