@@ -1,4 +1,6 @@
 """The WebGPU adapters of this machine, best first."""
+import threading
+from functools import cache
 from typing import Any
 
 from rwkv_edge.device.found import Found, arranged
@@ -13,10 +15,20 @@ NEEDED = {  # by the kernels here; what every WebGPU device must have
 WORSE_APIS = ("OpenGL", "OpenGLES")
 
 
-def found() -> list[Found]:
+_asking = threading.Lock()
+
+
+@cache
+def enumerated() -> tuple[Any, ...]:
+    """wgpu's adapters. Asked once, and by one thread: wgpu-native crashes where two ask at a time, and takes its time."""
     import wgpu
 
-    handles = wgpu.gpu.enumerate_adapters_sync()
+    return tuple(wgpu.gpu.enumerate_adapters_sync())
+
+
+def found() -> list[Found]:
+    with _asking:
+        handles = enumerated()
     able = [handle for handle in handles if all(handle.limits[name] >= need for name, need in NEEDED.items())]
     return arranged(map(_found, able), WORSE_APIS)
 

@@ -1,6 +1,6 @@
 """An open WebGPU device: buffers, pipelines, bind groups, and one submission per launch."""
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +79,12 @@ class WebGpuDriver:
         """Seconds for the device, in all."""
         return self._staging.waited
 
-    def _explained(self, what: str) -> AbstractContextManager[None]:
-        return explained(self.name, what, kind_of, lambda: OPENED.forget(self._opened) if self._opened else None)
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """In this model's turn."""
+        forget = lambda: OPENED.forget(self._opened) if self._opened else None  # noqa: E731
+        with self._opened.turn if self._opened else nullcontext(), explained(self.name, what, kind_of, forget):
+            yield
 
     def allocate(self, nbytes: int, what: str) -> Any:
         size = max(16, -(-nbytes // 16) * 16)
@@ -90,8 +94,9 @@ class WebGpuDriver:
         return memory
 
     def free(self, memory: Any) -> None:
-        self._memories.discard(memory)
-        memory.destroy()
+        with self._explained("did not take memory back"):
+            self._memories.discard(memory)
+            memory.destroy()
 
     def write(self, memory: Any, offset: int, data: NDArray[Any]) -> None:
         with self._explained("did not take data"):
@@ -133,7 +138,8 @@ class WebGpuDriver:
             self._staging.submit(encoder, arena, offset, out)
 
     def close(self) -> None:
-        for memory in self._memories:
-            memory.destroy()
-        self._memories.clear()
-        self._staging.close()
+        with self._explained("did not take memory back"):
+            for memory in self._memories:
+                memory.destroy()
+            self._memories.clear()
+            self._staging.close()

@@ -1,4 +1,5 @@
 """Adapters that are open, with the kernels compiled for them: shared by all models of this process."""
+import threading
 from typing import Any
 
 import wgpu
@@ -13,9 +14,13 @@ BINDINGS = ("storage", "read-only-storage", "read-only-storage", "storage", "rea
 
 
 class Opened:
-    """device: wgpu's.  features: that kernels use.  bindings: the layout of all kernels' bind groups."""
+    """device: wgpu's.  features: that kernels use.  bindings: the layout of all kernels' bind groups.
+
+    turn: models on one device take turns. wgpu-native crashes where one thread waits for the device and another gives it work.
+    """
 
     def __init__(self, adapter: Found) -> None:
+        self.turn = threading.RLock()
         features = wanted(adapter.handle.features)
         self.device = adapter.handle.request_device_sync(label="rwkv_edge", required_features=features)
         self.features = [FEATURES[name] for name in features]

@@ -56,7 +56,7 @@ class Staging:
         self._ends.clear()
         start = time.perf_counter()
         lib.wgpuBufferMapAsync(handle, lib.WGPUMapMode_Read, 0, nbytes, self._info[0])
-        while not self._ends:  # another thread that waits for this device may call back instead
+        while not self._ends:
             lib.wgpuDevicePoll(self.device._internal, True, ffi.NULL)
         self.waited += time.perf_counter() - start
         if self._ends[0]:

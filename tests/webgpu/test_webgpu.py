@@ -35,10 +35,9 @@ def fake(name: str, kind: str, api: str = "Vulkan") -> Any:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """machine(adapter, ...): a machine with these."""
-    wgpu = pytest.importorskip("wgpu")
 
     def with_adapters(*handles: Any) -> None:
-        monkeypatch.setattr(type(wgpu.gpu), "enumerate_adapters_sync", lambda self: list(handles))
+        monkeypatch.setattr(adapters, "enumerated", lambda: handles)
 
     return with_adapters
 
@@ -97,6 +96,7 @@ def test_a_machine_without_wgpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wgpu_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wgpu", None)
+    monkeypatch.setattr(adapters, "enumerated", adapters.enumerated.__wrapped__)
     monkeypatch.setattr("rwkv_edge.device.backend.find_spec", lambda name: object())
     assert "wgpu cannot be used" in backend.availability().reason
 
@@ -160,7 +160,7 @@ def test_a_device_that_is_lost(gpu: WebGpuBackend) -> None:
 
 
 def test_models_in_two_threads(tiny_pth: Callable[[str], Path]) -> None:
-    """They share the adapter: one that waits for it may get the other's answer, and passes it on."""
+    """They share the adapter, and take turns."""
     need_backend("webgpu")
 
     def generate(version: str) -> tuple[Any, Any]:
