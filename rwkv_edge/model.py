@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge.arch import ModelShape, build_plan, read_shape
-from rwkv_edge.asynchronous import pieces_of
 from rwkv_edge.backend import LimitsRuns
 from rwkv_edge.chat import Chat, Format, Message
 from rwkv_edge.chat.conversation import MAX_TOKENS as MAX_CHAT_TOKENS
@@ -24,7 +23,6 @@ from rwkv_edge.feeding import Feeder, Tokens, checked_tokens
 from rwkv_edge.fingerprint import fingerprint
 from rwkv_edge.generation import END_OF_DOCUMENT, BatchStream, Continuation, TextStream, for_each
 from rwkv_edge.ingest import Progress, ingest
-from rwkv_edge.lora import with_lora
 from rwkv_edge.model_cache import kept
 from rwkv_edge.plan import MatMul
 from rwkv_edge.sampling import Sampler, Sampling, uncounted_tokens
@@ -86,7 +84,11 @@ class Model:
         if cache and lora is not None:
             raise InputError("a model with a LoRA is not kept: leave out cache")
         self._strategy, self._threads = default_strategy() if strategy is None else parse(strategy), threads
-        self.weights: Weights = with_lora(open_weights(path), lora, lora_alpha, lora_init)
+        self.weights: Weights = open_weights(path)
+        if lora is not None or lora_alpha is not None or lora_init is not None:
+            from rwkv_edge.lora import with_lora  # what only few need
+
+            self.weights = with_lora(self.weights, lora, lora_alpha, lora_init)
         if cache and self._strategy.weight_format is not None:
             self.weights = kept(self.weights, self._strategy.weight_format, threads=threads, progress=progress)
         self.shape: ModelShape = read_shape(self.weights)
@@ -389,6 +391,8 @@ class Model:
         A task that is cancelled waits for the token that is being computed, and no longer.
         """
         one = self._continuation(self.encode_prompt(prompt), state, max_tokens, sampling, stop)
+        from rwkv_edge.asynchronous import pieces_of  # asyncio takes a fifth of the time to load everything
+
         return pieces_of(TextStream(self._together([one])))
 
     def stream_batch(
