@@ -10,7 +10,7 @@ def missing(path: Path) -> str | None:
 
 
 def load() -> None:
-    import rwkv_edge  # noqa: F401
+    from rwkv_edge import Model  # noqa: F401
 
 
 class Session:
