@@ -38,7 +38,7 @@ Parts = Mapping[str, Tensor]  # of one matrix: "lora_A" -> tensor
 
 
 def with_lora(weights: Weights, path: str | Path | None, alpha: float | None, init: str | Path | None) -> Weights:
-    """`weights` with what the file `path` adds and replaces; None: as they are.
+    """`weights` with what the file `path` adds and replaces; without one the others mean nothing.
 
     alpha: low-rank products count alpha / rank. It is not in the file; RWKV-PEFT's training command has it as lora_alpha.
     init: PiSSA's file of first factors (init_pissa.pth), whose product is taken away; then there is no alpha.
@@ -47,9 +47,7 @@ def with_lora(weights: Weights, path: str | Path | None, alpha: float | None, in
     those matrices are in memory, the others stay in the file. Raises ModelFileError that names the tensor, InputError.
     """
     if path is None:
-        if alpha is not None or init is not None:
-            raise InputError("lora_alpha and lora_init belong to a LoRA file: give its name, too")
-        return weights
+        raise InputError("lora_alpha and lora_init belong to a LoRA file: give its name, too")
     if alpha is not None and (not isinstance(alpha, int | float) or not math.isfinite(alpha)):
         raise InputError(f"lora_alpha must be a number, got {alpha!r}")
     file = _opened(path, "a LoRA file")

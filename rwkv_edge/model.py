@@ -390,9 +390,9 @@ class Model:
 
         A task that is cancelled waits for the token that is being computed, and no longer.
         """
-        one = self._continuation(self.encode_prompt(prompt), state, max_tokens, sampling, stop)
         from rwkv_edge.asynchronous import pieces_of  # asyncio takes a fifth of the time to load everything
 
+        one = self._continuation(self.encode_prompt(prompt), state, max_tokens, sampling, stop)
         return pieces_of(TextStream(self._together([one])))
 
     def stream_batch(

@@ -18,6 +18,7 @@ from rwkv_edge.errors import InputError, MissingExtraError, ModelFileError, Stat
 from rwkv_edge.sampling import uncounted_tokens
 from rwkv_edge.tokenizer import world_tokenizer
 from tests.checkpoints.tiny import VERSIONS
+from tests.conftest import need_backend
 from tests.goldens.make_pipeline import CASES, FILE, N_TOKENS, PROMPT, SEED, Bytes
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -25,6 +26,7 @@ GOLDENS = Path(__file__).parent / "goldens"
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[RWKV]:
+    need_backend("cpu")
     rwkv = RWKV(model=str(MODEL_PATH.with_suffix("")), strategy="cpu fp32", verbose=False)
     yield rwkv
     rwkv.model.close()
@@ -46,6 +48,7 @@ def official() -> Any:
 @pytest.fixture(params=VERSIONS)
 def tiny(request: pytest.FixtureRequest, tiny_pth: Callable[[str], Path]) -> Iterator[tuple[RWKV, Any]]:
     """A model, and what the official package made of it."""
+    need_backend("cpu")
     rwkv = RWKV(str(tiny_pth(request.param)), "cpu fp32", verbose=False)
     with np.load(GOLDENS / f"tiny-{request.param}.npz") as file:
         yield rwkv, dict(file)
@@ -221,6 +224,7 @@ def command(*args: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_an_unmodified_script_runs(tmp_path: Path) -> None:
+    need_backend("cpu")
     script = tmp_path / "api_demo.py"
     script.write_text(SCRIPT)
     done = command("script", script, str(MODEL_PATH)[: -len(".pth")])

@@ -82,9 +82,12 @@ class WebGpuDriver:
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
         """In this model's turn."""
-        forget = lambda: OPENED.forget(self._opened) if self._opened else None  # noqa: E731
-        with self._opened.turn if self._opened else nullcontext(), explained(self.name, what, kind_of, forget):
+        with self._opened.turn if self._opened else nullcontext(), explained(self.name, what, kind_of, self._forget):
             yield
+
+    def _forget(self) -> None:
+        if self._opened:
+            OPENED.forget(self._opened)
 
     def allocate(self, nbytes: int, what: str) -> Any:
         size = max(16, -(-nbytes // 16) * 16)
