@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rwkv_edge.device.found import Found, arranged
+from rwkv_edge_opencl.features import offered
 
 VERSION = (1, 2)
 LEAST_THREADS = 128  # of a workgroup
@@ -48,7 +49,8 @@ def _able(device: Any) -> bool:
 def _found(platform: Any, device: Any) -> Found:
     name = " ".join(device.name.split()) or "unnamed device"
     driver = f"{device.version} {device.driver_version}"
-    return Found(name, _kind(device), driver, platform.name.strip(), device, int(device.global_mem_size))
+    memory = int(device.global_mem_size)
+    return Found(name, _kind(device), driver, platform.name.strip(), device, memory, offered(device))
 
 
 def _kind(device: Any) -> str:

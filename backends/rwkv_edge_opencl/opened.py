@@ -1,6 +1,7 @@
 """Devices that are open, with the kernels compiled for them: shared by all models of this process."""
 import warnings
 import weakref
+from contextlib import suppress
 from typing import Any
 
 import pyopencl as cl
@@ -9,26 +10,28 @@ from rwkv_edge.device.driver import Kernel
 from rwkv_edge.device.found import Found
 from rwkv_edge.device.opened import OpenDevices
 from rwkv_edge.errors import BackendError
-from rwkv_edge_opencl.source import SOURCES
-
-OPTIONS = ["-cl-std=CL1.2"]
+from rwkv_edge_opencl.features import PROBES, standard
+from rwkv_edge_opencl.source import text
 
 
 class Opened:
-    """context: pyopencl's.  users: the drivers, whose memory counts together."""
+    """context: pyopencl's.  features: that kernels use.  users: the drivers, whose memory counts together."""
 
     def __init__(self, device: Found) -> None:
         self.name, self.device = device.name, device.handle
         self.context = cl.Context([device.handle])
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
         self._programs: dict[str, Any] = {}
+        self._options = [standard(device.handle, device.features)]
+        self.features = [name for name in device.features if self._takes(PROBES[name])]
+        self._options = [standard(device.handle, self.features)]
 
     def kernel(self, kernel: Kernel) -> tuple[Any, int]:
         """A new kernel object, whose arguments are the caller's to set, and its threads per workgroup.
 
         Compiled once; pyopencl, or the driver where it does so itself, keeps the binary for other processes.
         """
-        source = SOURCES.assemble(kernel)
+        source = text(kernel, self.features)
         if source not in self._programs:
             self._programs[source] = self._build(source, kernel)
         made = cl.Kernel(self._programs[source], "run")
@@ -37,6 +40,13 @@ class Opened:
         if lanes > (most := made.get_work_group_info(info.WORK_GROUP_SIZE, self.device)):
             raise BackendError(f"{self.name} runs a kernel ({kernel.files[-1]}) with {most} threads, which needs {lanes}")
         return made, lanes
+
+    def _takes(self, source: str) -> bool:
+        with warnings.catch_warnings(), suppress(cl.Error):
+            warnings.simplefilter("ignore", cl.CompilerWarning)
+            self._compiled(source)
+            return True
+        return False
 
     def _build(self, source: str, kernel: Kernel) -> Any:
         with warnings.catch_warnings():
@@ -53,9 +63,9 @@ class Opened:
 
     def _compiled(self, source: str) -> Any:
         try:
-            return cl.Program(self.context, source).build(options=OPTIONS)
+            return cl.Program(self.context, source).build(options=self._options)
         except (OSError, KeyError):  # its cache cannot be used (2026.1 trips over its own report of that)
-            return cl.Program(self.context, source).build(options=OPTIONS, cache_dir=False)
+            return cl.Program(self.context, source).build(options=self._options, cache_dir=False)
 
 
 OPENED = OpenDevices(Opened)

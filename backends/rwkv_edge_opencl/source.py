@@ -1,7 +1,9 @@
 """OpenCL C 1.2: its kernel files, and the lines of it that kernels are generated from."""
+from collections.abc import Collection
 from pathlib import Path
 
-from rwkv_edge.device.driver import Dialect
+from rwkv_edge.device.driver import Dialect, Kernel
+from rwkv_edge.device.features import used, with_features
 from rwkv_edge.device.source import Sources
 
 SOURCES = Sources(
@@ -9,6 +11,7 @@ SOURCES = Sources(
     ending="cl",
     constant="#define {name} {value}u",
     needs={
+        "matmul": ("units",),
         "codes8": ("codes",), "codes4": ("codes",),
         "wkv4": ("parts",), "wkv6": ("parts",), "wkv7": ("parts",), "stateless": ("parts",),
     },
@@ -21,3 +24,8 @@ DIALECT = Dialect(
     case="case {case}u: {{",
     end_case="break; }",
 )
+
+
+def text(kernel: Kernel, features: Collection[str]) -> str:
+    """features: of the device."""
+    return with_features(SOURCES.assemble(kernel), used(kernel, features))

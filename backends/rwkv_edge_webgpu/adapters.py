@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 from rwkv_edge.device.found import Found, arranged
-from rwkv_edge_webgpu.features import wanted
+from rwkv_edge_webgpu.features import offered
 
 KINDS = {"DiscreteGPU": "discrete", "IntegratedGPU": "integrated", "CPU": "software"}
 NEEDED = {  # by the kernels here; what every WebGPU device must have
@@ -37,5 +37,5 @@ def _found(handle: Any) -> Found:
     info = handle.info
     name = str(info["device"] or info["description"] or info["vendor"] or "unnamed adapter")
     kind = KINDS.get(info["adapter_type"], "other")
-    driver = " ".join([info["vendor"], info["description"], *wanted(handle.features)]).strip()
-    return Found(name, kind, driver, str(info["backend_type"]), handle)
+    driver = f"{info['vendor']} {info['description']}".strip()
+    return Found(name, kind, driver, str(info["backend_type"]), handle, features=offered(handle.features))

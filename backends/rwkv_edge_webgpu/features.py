@@ -1,15 +1,16 @@
-"""What an adapter may have beyond what all have: used where it has it. Kernel files have lines for either case (source.py)."""
-import os
+"""What an adapter offers of `rwkv_edge.device.features`."""
 from collections.abc import Iterable
 
-WITHOUT = "RWKV_EDGE_WEBGPU_WITHOUT"  # in the environment: names of features that are left alone
-FEATURES = {  # as wgpu calls them: as kernel files do
-    "shader-f16": "f16",  # float16 weights are numbers, not bits to take apart
-    "subgroup": "subgroup",  # threads of one subgroup add up without workgroup memory
-}
+NAMES = {"shader-f16": "f16", "subgroup": "subgroup"}  # wgpu's for what an adapter may lack, and ours
+LANGUAGE = ("packed_dot",)  # part of WGSL: wgpu finds other instructions where the adapter has none for it
 
 
-def wanted(offered: Iterable[str]) -> tuple[str, ...]:
-    """Of what an adapter offers; wgpu's names."""
-    without = os.environ.get(WITHOUT, "").split(",")
-    return tuple(name for name in FEATURES if name in offered and name not in without)
+def offered(names: Iterable[str]) -> tuple[str, ...]:
+    """names: wgpu's, of an adapter's features."""
+    given = set(names)
+    return (*(ours for theirs, ours in NAMES.items() if theirs in given), *LANGUAGE)
+
+
+def required(features: Iterable[str]) -> list[str]:
+    """wgpu's names of those that a device must be asked for."""
+    return [theirs for theirs, ours in NAMES.items() if ours in features]

@@ -7,7 +7,7 @@ import wgpu
 from rwkv_edge.device.driver import Kernel
 from rwkv_edge.device.found import Found
 from rwkv_edge.device.opened import OpenDevices
-from rwkv_edge_webgpu.features import FEATURES, wanted
+from rwkv_edge_webgpu.features import required
 from rwkv_edge_webgpu.source import text
 
 BINDINGS = ("storage", "read-only-storage", "read-only-storage", "storage", "read-only-storage", "uniform")  # of common.wgsl
@@ -21,9 +21,8 @@ class Opened:
 
     def __init__(self, adapter: Found) -> None:
         self.turn = threading.RLock()
-        features = wanted(adapter.handle.features)
-        self.device = adapter.handle.request_device_sync(label="rwkv_edge", required_features=features)
-        self.features = [FEATURES[name] for name in features]
+        self.features = adapter.features
+        self.device = adapter.handle.request_device_sync(label="rwkv_edge", required_features=required(self.features))
         entries = [
             {"binding": i, "visibility": wgpu.ShaderStage.COMPUTE, "buffer": {"type": kind}}
             for i, kind in enumerate(BINDINGS)

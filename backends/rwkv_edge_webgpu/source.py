@@ -3,13 +3,16 @@ from collections.abc import Collection
 from pathlib import Path
 
 from rwkv_edge.device.driver import Dialect, Kernel
+from rwkv_edge.device.features import used, with_features
 from rwkv_edge.device.source import Sources
 
 SOURCES = Sources(
     folder=Path(__file__).parent / "kernels",
     ending="wgsl",
     constant="const {name} = {value}u;",
-    needs={"codes8": ("codes",), "codes4": ("codes",)},
+    needs={
+        "f32": ("units",), "f16": ("units",), "bf16": ("units",), "codes8": ("units", "codes"), "codes4": ("units", "codes"),
+    },
 )
 DIALECT = Dialect(
     let="let {name} = f32({value});",
@@ -22,22 +25,6 @@ DIALECT = Dialect(
 
 
 def text(kernel: Kernel, features: Collection[str]) -> str:
-    """features: of the device, as kernel files call them."""
-    used = {name for name in features if name != "f16" or "f16" in kernel.files}
-    return ("enable f16;\n" if "f16" in used else "") + with_features(SOURCES.assemble(kernel), used)
-
-
-def with_features(source: str, features: Collection[str]) -> str:
-    """Of the lines between `//if NAME` and `//end` those that hold for these features: before `//else`, or behind it."""
-    kept, keeps = [], True
-    for line in source.splitlines():
-        match line.split():
-            case ["//if", name]:
-                keeps = name in features
-            case ["//else"]:
-                keeps = not keeps
-            case ["//end"]:
-                keeps = True
-            case _ if keeps:
-                kept.append(line)
-    return "\n".join(kept)
+    """features: of the device."""
+    enabled = used(kernel, features)
+    return ("enable f16;\n" if "f16" in enabled else "") + with_features(SOURCES.assemble(kernel), enabled)

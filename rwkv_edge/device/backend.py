@@ -1,12 +1,14 @@
 """What the backends of this room are to the registry. Importing this loads no device's library."""
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import ClassVar
 
 from rwkv_edge.backend import Availability, Device, Executable
 from rwkv_edge.device.driver import Driver
+from rwkv_edge.device.features import unwanted
 from rwkv_edge.device.found import Found, choose
 from rwkv_edge.device.source import Sources
 from rwkv_edge.errors import BackendError
@@ -72,23 +74,25 @@ class DeviceBackend(ABC):
     ) -> Executable:
         """precision: None or "fp32", of activations and states.  threads, sparse: of no use here.
 
-        The first call for a device and driver runs a self-test (seconds), whose result is remembered.
+        The first call for a device and driver runs a trial and a self-test (seconds), whose results are remembered.
         Raises BackendError where there is no such device, or it has too little memory, or computes wrongly.
         """
         if precision not in (None, "fp32"):
             raise BackendError(f"the {self.name} backend computes in fp32, not in {precision}; the numpy backend offers fp64")
         from rwkv_edge.device.executable import DeviceExecutable
         from rwkv_edge.device.self_test import check_once
+        from rwkv_edge.device.trial import as_is_faster
 
         if not (found := self.found()):
             raise BackendError(self.none_found)
-        device = choose(found, self._which, self.noun)
+        key = version(self.library), self.sources.digest()
 
-        def on_device(plan: Plan) -> DeviceExecutable:
-            return DeviceExecutable(plan, self.open(device))
+        def compiler(device: Found) -> Callable[[Plan], DeviceExecutable]:
+            return lambda plan: DeviceExecutable(plan, self.open(device))
 
-        logger.info("%s runs on %s", self.name, device.describe())
-        check_once(on_device, device.describe(), device.driver, version(self.library), self.sources.digest())
-        executable = on_device(plan)
+        device = as_is_faster(compiler, choose(found, self._which, self.noun).without(*unwanted()), *key)
+        logger.info("%s runs on %s %s", self.name, device.describe(), " ".join(device.features))
+        check_once(compiler(device), device.describe(), *device.features, device.driver, *key)
+        executable = compiler(device)(plan)
         executable.prepare()
         return executable

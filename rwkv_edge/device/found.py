@@ -12,7 +12,8 @@ ORDER = ("discrete", "integrated", "other", "software")
 class Found:
     """name: the device's.  kind: one of ORDER.  driver: what else decides what it computes.  api: through what it is reached.
 
-    handle: the backend's own.  memory: bytes, None where the driver does not tell.
+    handle: the backend's own.  memory: bytes, None where the driver does not tell.  features: see features.py; all that it
+    offers, or those that are to be used.
     """
 
     name: str
@@ -21,6 +22,10 @@ class Found:
     api: str
     handle: Any
     memory: int | None = None
+    features: tuple[str, ...] = ()
+
+    def without(self, *features: str) -> "Found":
+        return replace(self, features=tuple(name for name in self.features if name not in features))
 
     def describe(self) -> str:
         return f"{self.name} ({self.kind}, {self.api})"

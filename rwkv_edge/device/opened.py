@@ -14,17 +14,18 @@ class OpenDevices(Generic[T]):
     def __init__(self, open: Callable[[Found], T]) -> None:
         self._open = open
         self._lock = threading.Lock()
-        self._opened: dict[str, T] = {}
+        self._opened: dict[tuple[str, ...], T] = {}
 
     def get(self, device: Found) -> T:
-        """Opens it unless it is open."""
+        """Opens it unless it is open with the same features."""
+        key = device.describe(), *device.features
         with self._lock:
-            if device.describe() not in self._opened:
-                self._opened[device.describe()] = self._open(device)
-            return self._opened[device.describe()]
+            if key not in self._opened:
+                self._opened[key] = self._open(device)
+            return self._opened[key]
 
     def forget(self, opened: T) -> None:
         """The next model opens the device anew: this one is lost."""
         with self._lock:
-            for name in [name for name, each in self._opened.items() if each is opened]:
-                del self._opened[name]
+            for key in [key for key, each in self._opened.items() if each is opened]:
+                del self._opened[key]

@@ -11,6 +11,7 @@ from rwkv_edge import findings, registry
 from rwkv_edge import plan as p
 from rwkv_edge.backend import Batch, Executable
 from rwkv_edge.errors import BackendError
+from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.quant.samples import random_matrix
 
 WIDTH, N_HEAD, VOCABULARY = 256, 4, 32
@@ -44,7 +45,7 @@ def find_wrong(compile: Callable[[p.Plan], Executable], definition: Callable[[p.
             for _ in range(2):
                 tokens = rng.integers(0, VOCABULARY, sum(lengths)).astype(np.int32)
                 outputs = np.arange(sum(lengths), dtype=np.int32)
-                rows = [rng.standard_normal((sum(lengths), WIDTH)).astype(np.float32)]
+                rows = [rng.standard_normal((sum(lengths), WIDTH)).astype(np.float32), _whole_numbers(rng, sum(lengths))]
                 actual = ours.run(Batch(tokens, lengths, states, outputs, rows))
                 expected = theirs.run(Batch(tokens, lengths, copies, outputs, rows))
                 if not (error := _error(actual, expected)) < TOLERANCE:
@@ -59,6 +60,13 @@ def _error(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
+def _whole_numbers(rng: np.random.Generator, n_rows: int) -> NDArray[np.float32]:
+    """Inputs that lose nothing where they are rounded to bytes, with a scale for every eight: the largest of eight is 127."""
+    numbers = rng.integers(-127, 128, (n_rows, WIDTH))
+    numbers[:, ::8] = 127
+    return numbers.astype(np.float32)
+
+
 def small_plan() -> p.Plan:
     """All ops, in numbers of about one."""
     rng = np.random.default_rng(1)
@@ -71,9 +79,11 @@ def small_plan() -> p.Plan:
         return b.layer_norm(x, vector(), vector(), 1e-5)
 
     x = norm(b.add(b.embed(random_matrix(rng, "f32", VOCABULARY, WIDTH)), b.input(WIDTH)))
-    before = b.token_shift(x, b.slot("shift", WIDTH))
+    before, whole_numbers = b.token_shift(x, b.slot("shift", WIDTH)), b.input(WIDTH)
     for format in FORMATS_TESTED:
-        x = norm(b.add(x, b.matmul(b.lerp(x, before, vector(0, 1)), random_matrix(rng, format, WIDTH, WIDTH))))
+        matrix = random_matrix(rng, format, WIDTH, WIDTH)
+        mixed = b.lerp(x, before, vector(0, 1)) if FORMATS[format].is_float else whole_numbers
+        x = norm(b.add(x, b.matmul(mixed, matrix)))
     r, k, v = (b.matmul(b.lerp(x, before, vector(0, 1)), random_matrix(rng, "f16", WIDTH, WIDTH)) for _ in range(3))
     decay, gate = b.activation(r, "decay7"), b.activation(v, "sigmoid")
     kk = b.l2_normalize(b.multiply(k, vector()), N_HEAD, 1e-12)

@@ -9,3 +9,9 @@ float2 scale_of(Member m, global const uint *scales, uint row, uint u) {
     if (OFFSET) return vload2(run, (global const float *)scales);
     return (float2)(((global const float *)scales)[run], 0.0f);
 }
+
+//if packed_dot
+Unit scaled(uint2 codes, float2 scale) { return (Unit)(codes, as_uint2(scale)); }
+//else
+Unit scaled(float8 codes, float2 scale) { return codes * scale.x + scale.y; }
+//end

@@ -14,16 +14,25 @@ void run(MEMORIES, uint first_word) {
     #pragma unroll
     for (uint i = 0u; i < RESULTS; i++) totals[i] = 0.0f;
     for (uint u = lane; u < units(m); u += LANES) {
-        float8 x[TOKENS];
+        Unit x[TOKENS];
         #pragma unroll
         for (uint t = 0u; t < TOKENS; t++) x[t] = input_unit(m, min(first + t, last), u);
         #pragma unroll
         for (uint r = 0u; r < ROWS; r++) {
-            const float8 w = weight_unit(m, min(m.row + r, m.n_out - 1u), u);
+            const Unit w = weight_unit(m, min(m.row + r, m.n_out - 1u), u);
             #pragma unroll
-            for (uint t = 0u; t < TOKENS; t++) totals[r * TOKENS + t] += dot8(w, x[t]);
+            for (uint t = 0u; t < TOKENS; t++) totals[r * TOKENS + t] += unit_product(w, x[t]);
         }
     }
+    //if subgroup
+    const uint subgroup = get_sub_group_id(), place = get_sub_group_local_id();
+    #pragma unroll
+    for (uint i = 0u; i < RESULTS; i++) {
+        const float part = sub_group_reduce_add(totals[i]);
+        if (place == 0u) sums[i * LANES + subgroup] = part;
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    //else
     #pragma unroll
     for (uint i = 0u; i < RESULTS; i++) sums[i * LANES + lane] = totals[i];
     barrier(CLK_LOCAL_MEM_FENCE);
@@ -33,9 +42,14 @@ void run(MEMORIES, uint first_word) {
     barrier(CLK_LOCAL_MEM_FENCE);
     sums[lane] = sum;
     barrier(CLK_LOCAL_MEM_FENCE);
+    //end
     if (lane < RESULTS) {
         float y = 0.0f;
+        //if subgroup
+        for (uint i = 0u; i < get_num_sub_groups(); i++) y += sums[lane * LANES + i];
+        //else
         for (uint i = 0u; i < SHARE; i++) y += sums[lane * SHARE + i];
+        //end
         const uint row = m.row + lane / TOKENS, t = first + lane % TOKENS;
         if (row < m.n_out && t <= last) finish(m.index, row, t, y);
     }

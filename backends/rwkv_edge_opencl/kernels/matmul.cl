@@ -1,5 +1,5 @@
 // What the kernels for few tokens (dot) and for many (tiles) share. A launch multiplies several matrices, its members:
-// a workgroup belongs to one. A unit is eight weights or inputs along a row.
+// a workgroup belongs to one.
 
 // index: which.  row: the workgroup's first row.  x: where its inputs [rows, n_in] begin.  matrix: its first line of weights.
 typedef struct { uint index, row, n_out, n_in, x, matrix; } Member;
@@ -14,16 +14,14 @@ Member member_of(MEMORIES, uint group) {
 #define units(m) (((m).n_in + 7u) / 8u)
 
 // Unit u of token t's input, zero behind its end.
-float8 input_unit(global const float *arena, Member m, uint t, uint u) {
+Unit input_unit(global const float *arena, Member m, uint t, uint u) {
     global const float *x = arena + m.x + t * m.n_in + 8u * u;
-    if (8u * u + 8u <= m.n_in) return vload8(0, x);
+    if (8u * u + 8u <= m.n_in) return unit_of_inputs(vload8(0, x));
     float rest[8];
     for (uint i = 0u; i < 8u; i++) rest[i] = 8u * u + i < m.n_in ? x[i] : 0.0f;
-    return vload8(0, rest);
+    return unit_of_inputs(vload8(0, rest));
 }
 #define input_unit(m, t, u) input_unit(arena, m, t, u)
-
-float dot8(float8 a, float8 b) { return dot(a.lo, b.lo) + dot(a.hi, b.hi); }
 
 // Does with a product what follows in the plan.
 void finish(MEMORIES, uint member, uint row, uint t, float y) {

@@ -2,6 +2,17 @@
 // and reads only its own, so that what one loop over the channels wrote the next can read.
 // WIDTH: of the row.  LANES: threads, a power of two.
 
+//if subgroup
+float row_sum(local float *sums, float mine, uint lane) {
+    const float part = sub_group_reduce_add(mine);
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (get_sub_group_local_id() == 0u) sums[get_sub_group_id()] = part;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    float sum = 0.0f;
+    for (uint i = 0u; i < get_num_sub_groups(); i++) sum += sums[i];
+    return sum;
+}
+//else
 float row_sum(local float *sums, float mine, uint lane) {
     barrier(CLK_LOCAL_MEM_FENCE);
     sums[lane] = mine;
@@ -12,6 +23,7 @@ float row_sum(local float *sums, float mine, uint lane) {
     barrier(CLK_LOCAL_MEM_FENCE);
     return sums[0];
 }
+//end
 
 float row_mean(local float *sums, global const float *arena, uint at, uint lane) {
     float sum = 0.0f;

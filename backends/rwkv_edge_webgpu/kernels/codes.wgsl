@@ -14,6 +14,10 @@ fn scale_of(m: Member, codes_end: u32, row: u32, u: u32) -> vec2<f32> {
     return vec2(bitcast<f32>(weight_word(codes_end + run)), 0.0);
 }
 
-fn scaled(codes_lo: vec4<f32>, codes_hi: vec4<f32>, scale: vec2<f32>) -> Eight {
-    return Eight(codes_lo * scale.x + scale.y, codes_hi * scale.x + scale.y);
+//if packed_dot
+fn scaled(codes: vec2<u32>, scale: vec2<f32>) -> Unit { return vec4(codes, bitcast<vec2<u32>>(scale)); }
+//else
+fn scaled(codes_lo: vec4<f32>, codes_hi: vec4<f32>, scale: vec2<f32>) -> Unit {
+    return Unit(codes_lo * scale.x + scale.y, codes_hi * scale.x + scale.y);
 }
+//end

@@ -18,12 +18,12 @@ fn main(
     let last = tokens() - 1u;
     var totals: array<f32, RESULTS>;
     for (var u = lane; u < units(m); u += LANES) {
-        var x: array<Eight, TOKENS>;
+        var x: array<Unit, TOKENS>;
         for (var t = 0u; t < TOKENS; t++) { x[t] = input_unit(m, min(first + t, last), u); }
         for (var r = 0u; r < ROWS; r++) {
             let w = weight_unit(m, min(m.row + r, m.n_out - 1u), u);
             for (var t = 0u; t < TOKENS; t++) {
-                totals[r * TOKENS + t] += dot(w.lo, x[t].lo) + dot(w.hi, x[t].hi);
+                totals[r * TOKENS + t] += unit_product(w, x[t]);
             }
         }
     }

@@ -1,11 +1,11 @@
 // Weights as float16, two in a word: one line a unit.
 
-fn weight_unit(m: Member, row: u32, u: u32) -> Eight {
+fn weight_unit(m: Member, row: u32, u: u32) -> Unit {
     let line = weights[m.matrix + row * units(m) + u];
     //if f16
-    return Eight(vec4<f32>(line[0]), vec4<f32>(line[1]));
+    return Unit(vec4<f32>(line[0]), vec4<f32>(line[1]));
     //else
-    return Eight(
+    return Unit(
         vec4(unpack2x16float(line.x), unpack2x16float(line.y)),
         vec4(unpack2x16float(line.z), unpack2x16float(line.w)),
     );

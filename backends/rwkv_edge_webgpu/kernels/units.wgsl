@@ -1,0 +1,38 @@
+// A unit: eight weights or inputs along a row, in lines of 16 bytes.
+
+//if packed_dot
+// Codes, and inputs rounded to such: a line (codes, codes, scale, offset) for weight = scale * code + offset, and for inputs
+// (codes, codes, scale, sum of the inputs themselves). A code is a signed byte, at most 127 times the scale of its unit.
+const LINES = 1u;
+alias Line = vec4<u32>;
+alias Unit = Line;
+
+fn product(w: Line, x: Line) -> f32 {
+    let codes = f32(dot4I8Packed(w.x, x.x) + dot4I8Packed(w.y, x.y));
+    let scaled = bitcast<f32>(w.z) * bitcast<f32>(x.z) * codes;
+    if (OFFSET == 0u) { return scaled; }
+    return scaled + bitcast<f32>(w.w) * bitcast<f32>(x.w);
+}
+fn unit_product(w: Unit, x: Unit) -> f32 { return product(w, x); }
+
+const LEAST = 1e-30;   // what is less is zero: one over it overflows
+
+fn unit_of_inputs(lo: vec4<f32>, hi: vec4<f32>) -> Unit {
+    let larger = max(abs(lo), abs(hi));
+    let scale = max(max(larger.x, larger.y), max(larger.z, larger.w)) / 127.0;
+    let inverse = select(0.0, 1.0 / scale, scale > LEAST);
+    let sum = dot(lo + hi, vec4(1.0));
+    return vec4(codes_of_inputs(vec4<i32>(round(lo * inverse)), vec4<i32>(round(hi * inverse))), bitcast<vec2<u32>>(vec2(scale, sum)));
+}
+fn nothing() -> Unit { return vec4(0u); }
+//else
+const LINES = 2u;
+alias Line = vec4<f32>;
+struct Unit { lo: Line, hi: Line }
+
+fn product(w: Line, x: Line) -> f32 { return dot(w, x); }
+fn unit_product(w: Unit, x: Unit) -> f32 { return product(w.lo, x.lo) + product(w.hi, x.hi); }
+
+fn unit_of_inputs(lo: vec4<f32>, hi: vec4<f32>) -> Unit { return Unit(lo, hi); }
+fn nothing() -> Unit { return Unit(vec4(0.0), vec4(0.0)); }
+//end

@@ -1,0 +1,39 @@
+"""What a device may have beyond what all have: used where it is there. Kernel files have lines for either case.
+
+    f16         float16 weights are numbers, not bits to take apart
+    subgroup    threads of one subgroup add up without shared memory
+    packed_dot  four products of signed bytes at once: inputs of matrices in codes are rounded to bytes (units.wgsl, units.cl).
+                Only where a trial found it faster: languages have it also for devices that take the bytes apart (trial.py)
+"""
+import os
+from collections.abc import Collection, Iterable
+
+from rwkv_edge.device.driver import Kernel
+
+WITHOUT = "RWKV_EDGE_WITHOUT"  # in the environment: features that are left alone, with commas between them
+ONLY_FOR = {"f16": {"f16"}, "packed_dot": {"codes4", "codes8"}}  # kernel files; the others are of use to all
+
+
+def unwanted() -> list[str]:
+    return os.environ.get(WITHOUT, "").split(",")
+
+
+def used(kernel: Kernel, features: Iterable[str]) -> set[str]:
+    """Of a device's, those that concern a kernel."""
+    return {name for name in features if not ONLY_FOR.get(name, set()).isdisjoint(kernel.files) or name not in ONLY_FOR}
+
+
+def with_features(source: str, features: Collection[str]) -> str:
+    """Of the lines between `//if NAME` and `//end` those that hold for these features: before `//else`, or behind it."""
+    kept, keeps = [], True
+    for line in source.splitlines():
+        match line.split():
+            case ["//if", name]:
+                keeps = name in features
+            case ["//else"]:
+                keeps = not keeps
+            case ["//end"]:
+                keeps = True
+            case _ if keeps:
+                kept.append(line)
+    return "\n".join(kept)
