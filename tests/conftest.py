@@ -32,6 +32,12 @@ def auto_as_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RWKV_EDGE_STRATEGY", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What devices compute is the same everywhere: no trial makes some of them round inputs (tests/device/test_features.py)."""
+    monkeypatch.setattr("rwkv_edge.device.trial.as_is_faster", lambda compiler, device, *_: device.without("packed_dot"))
+
+
 @pytest.fixture(params=["numpy", "cpu", *DEVICE_BACKENDS])
 def backend_name(request: pytest.FixtureRequest) -> str:
     """Each backend that can work on this machine."""

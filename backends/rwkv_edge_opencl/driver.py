@@ -55,6 +55,7 @@ class OpenClDriver:
         with self._explained("cannot be opened", lambda error: "other"):
             self._opened = OPENED.get(device)
             self.queue = cl.CommandQueue(self._opened.context)
+            self.features = self._opened.features
         about = device.handle
         threads = min(MOST_THREADS, about.max_work_group_size, about.max_work_item_sizes[0])
         self.limits = Limits(min(about.max_mem_alloc_size & ~15, MOST_BINDING), MOST_GROUPS, 1 << threads.bit_length() - 1)

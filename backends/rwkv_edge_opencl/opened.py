@@ -23,7 +23,7 @@ class Opened:
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
         self._programs: dict[str, Any] = {}
         self._options = [standard(device.handle, device.features)]
-        self.features = [name for name in device.features if self._takes(PROBES[name])]
+        self.features = tuple(name for name in device.features if self._takes(PROBES[name]))
         self._options = [standard(device.handle, self.features)]
 
     def kernel(self, kernel: Kernel) -> tuple[Any, int]:

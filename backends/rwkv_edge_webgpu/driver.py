@@ -62,7 +62,7 @@ class WebGpuDriver:
         self._opened: Opened | None = None
         with self._explained("cannot be opened"):
             self._opened = OPENED.get(adapter)
-        self.device = self._opened.device
+        self.device, self.features = self._opened.device, self._opened.features
         limits = self.device.limits
         binding = int(limits["max-storage-buffer-binding-size"])
         self.limits = Limits(min(binding, GUARANTEED_BINDING), int(limits["max-compute-workgroups-per-dimension"]))

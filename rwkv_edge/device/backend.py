@@ -9,7 +9,7 @@ from typing import ClassVar
 from rwkv_edge.backend import Availability, Device, Executable
 from rwkv_edge.device.driver import Driver
 from rwkv_edge.device.features import unwanted
-from rwkv_edge.device.found import Found, choose
+from rwkv_edge.device.found import Compiler, Found, choose
 from rwkv_edge.device.source import Sources
 from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import Plan
@@ -80,19 +80,31 @@ class DeviceBackend(ABC):
         if precision not in (None, "fp32"):
             raise BackendError(f"the {self.name} backend computes in fp32, not in {precision}; the numpy backend offers fp64")
         from rwkv_edge.device.executable import DeviceExecutable
-        from rwkv_edge.device.self_test import check_once
-        from rwkv_edge.device.trial import as_is_faster
 
         if not (found := self.found()):
             raise BackendError(self.none_found)
-        key = version(self.library), self.sources.digest()
 
         def compiler(device: Found) -> Callable[[Plan], DeviceExecutable]:
             return lambda plan: DeviceExecutable(plan, self.open(device))
 
-        device = as_is_faster(compiler, choose(found, self._which, self.noun).without(*unwanted()), *key)
+        device = self._tested(compiler, choose(found, self._which, self.noun).without(*unwanted()))
         logger.info("%s runs on %s %s", self.name, device.describe(), " ".join(device.features))
-        check_once(compiler(device), device.describe(), *device.features, device.driver, *key)
         executable = compiler(device)(plan)
         executable.prepare()
         return executable
+
+    def _tested(self, compiler: Compiler, device: Found) -> Found:
+        """With features that pay and that work: what only some devices have is what their drivers get wrong first."""
+        from rwkv_edge.device.self_test import wrong_once
+        from rwkv_edge.device.trial import as_is_faster
+
+        key = version(self.library), self.sources.digest()
+        device = as_is_faster(compiler, device, *key)
+        wrong = wrong_once(compiler(device), device.describe(), *device.features, device.driver, *key)
+        if wrong and device.features:
+            logger.warning("%s computes wrongly with %s, and goes on without", device.name, ", ".join(device.features))
+            device = device.without(*device.features)
+            wrong = wrong_once(compiler(device), device.describe(), device.driver, *key)
+        if wrong:
+            raise BackendError(f"{device.describe()} computes wrongly ({wrong}); update its driver, or use the cpu backend")
+        return device

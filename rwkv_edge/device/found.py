@@ -1,9 +1,11 @@
 """The devices that a backend finds on this machine, and which of them is meant."""
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rwkv_edge.backend import Executable
 from rwkv_edge.errors import BackendError
+from rwkv_edge.plan import Plan
 
 ORDER = ("discrete", "integrated", "other", "software")
 
@@ -29,6 +31,9 @@ class Found:
 
     def describe(self) -> str:
         return f"{self.name} ({self.kind}, {self.api})"
+
+
+Compiler = Callable[[Found], Callable[[Plan], Executable]]  # of plans, for a device with the features that it says
 
 
 def arranged(devices: Iterable[Found], worse_apis: Sequence[str] = ()) -> list[Found]:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from rwkv_edge import findings, registry
 from rwkv_edge import plan as p
 from rwkv_edge.backend import Batch, Executable
-from rwkv_edge.errors import BackendError
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.quant.samples import random_matrix
 
@@ -20,17 +19,13 @@ LENGTHS = ([1], [11, 1, 5])
 FORMATS_TESTED = ("f32", "bf16", "q8_0", "q4_0", "q4_k", "q6_k")  # with f16 all decoders, and each form of scales and offsets
 
 
-def check_once(compile: Callable[[p.Plan], Executable], device: str, *key: str) -> None:
-    """Tests a device unless it was tested before with the same `key`: driver, versions, kernels.
-
-    Raises BackendError where it computes wrongly, and what `compile` raises.
-    """
-    wrong = findings.recall("self-test", device, *key)
+def wrong_once(compile: Callable[[p.Plan], Executable], *key: str) -> str:
+    """What `find_wrong` says of a device, or said before with the same `key`: device, features, driver, versions, kernels."""
+    wrong = findings.recall("self-test", *key)
     if not isinstance(wrong, str):
         wrong = find_wrong(compile, registry.load("numpy").compile)
-        findings.remember("self-test", wrong, device, *key)
-    if wrong:
-        raise BackendError(f"{device} computes wrongly ({wrong}); update its driver, or use the cpu backend")
+        findings.remember("self-test", wrong, *key)
+    return wrong
 
 
 def find_wrong(compile: Callable[[p.Plan], Executable], definition: Callable[[p.Plan], Executable]) -> str:

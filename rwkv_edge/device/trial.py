@@ -7,7 +7,7 @@ import numpy as np
 
 from rwkv_edge import findings
 from rwkv_edge.backend import Batch, Executable
-from rwkv_edge.device.found import Found
+from rwkv_edge.device.found import Compiler, Found
 from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import Plan, PlanBuilder
 from rwkv_edge.quant.samples import random_matrix
@@ -16,7 +16,6 @@ FEATURE = "packed_dot"
 WIDTH, PRODUCTS, TOKENS = 1024, 4, 64
 LEAST_RUNS, SECONDS = 3, 0.5
 GAIN = 1.1  # at least, for what costs some exactness
-Compiler = Callable[[Found], Callable[[Plan], Executable]]
 
 
 def as_is_faster(compiler: Compiler, device: Found, *key: str) -> Found:

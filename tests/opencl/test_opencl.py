@@ -2,15 +2,17 @@
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from rwkv_edge_opencl import OpenClBackend, backend, devices
+from rwkv_edge_opencl import OpenClBackend, backend, devices, features
 
 from rwkv_edge import BackendError, registry
 from rwkv_edge.backend import Availability, Batch
+from rwkv_edge.device.features import with_features
 from rwkv_edge.device.found import choose
 from rwkv_edge.device.source import Sources
 from rwkv_edge.strategy import FallbackWarning, compiled, parse
@@ -36,11 +38,20 @@ class FakeDevice:
     available = compiler_available = endian_little = True
     local_mem_size = 32768
     global_mem_size = 1 << 30
+    extensions = ""
+    subgroups: int | Exception = 0
 
     def __init__(self, name: str, type: int = GPU, unified: bool = False, version: str = "OpenCL 3.0 x", **more: Any) -> None:
         self.name, self.type, self.host_unified_memory, self.version = name, type, unified, version
         self.max_work_group_size = 256
         vars(self).update(more)
+
+
+    def get_info(self, what: int) -> int:
+        assert what == features.MAX_SUBGROUPS
+        if isinstance(self.subgroups, Exception):
+            raise self.subgroups
+        return self.subgroups
 
 
 class FakePlatform:
@@ -275,4 +286,28 @@ def test_binaries_are_kept_where_they_can(
 
 def test_kernels_need_no_extension() -> None:
     for path in backend.sources.folder.glob("*.cl"):
-        assert not re.search(r"#pragma OPENCL EXTENSION|\b(double|sub_group\w*)\b", path.read_text(encoding="utf-8"))
+        plain = with_features(path.read_text(encoding="utf-8"), ())
+        assert not re.search(r"#pragma OPENCL EXTENSION|\b(double|dot_4x8\w+|(get_)?sub_group\w*)\b", plain)
+
+
+def test_what_a_device_offers(cl: Any) -> None:
+    asked_too_much = failure(cl, "INVALID_VALUE")
+    devices = {
+        FakeDevice("old", version="OpenCL 1.2 x", subgroups=asked_too_much): (),
+        FakeDevice("Gen9", version="OpenCL 2.1 x", extensions="cl_x cl_intel_subgroups"): ("subgroup",),
+        FakeDevice("new", subgroups=64, extensions="cl_khr_integer_dot_product"): ("subgroup", "packed_dot"),
+    }
+    for device, expected in devices.items():
+        assert features.offered(device) == expected
+    old, second, third = devices
+    assert [features.standard(device, ["subgroup"]) for device in (second, third)] == ["-cl-std=CL2.0", "-cl-std=CL3.0"]
+    assert features.standard(old, []) == features.standard(third, []) == "-cl-std=CL1.2"
+
+
+def test_what_a_compiler_does_not_know_is_left_alone(opencl: OpenClBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the device says."""
+    from rwkv_edge_opencl.opened import Opened
+
+    monkeypatch.setitem(features.PROBES, "packed_dot", "kernel void run(global int *x) { x[0] = no_such_function(x[1]); }")
+    says = replace(opencl.found()[0], features=("packed_dot",))
+    assert Opened(says).features == ()
