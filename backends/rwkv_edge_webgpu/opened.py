@@ -3,6 +3,8 @@ import threading
 from typing import Any
 
 import wgpu
+from wgpu.backends.wgpu_native import ffi, lib
+from wgpu.backends.wgpu_native._api import GPUShaderModule, libf
 
 from rwkv_edge.device.driver import Kernel
 from rwkv_edge.device.found import Found
@@ -10,6 +12,7 @@ from rwkv_edge.device.opened import OpenDevices
 from rwkv_edge_webgpu.features import required
 from rwkv_edge_webgpu.source import text
 
+NO_CHECKS = 0  # WGPUShaderRuntimeChecks
 BINDINGS = ("storage", "read-only-storage", "read-only-storage", "storage", "read-only-storage", "uniform")  # of common.wgsl
 
 
@@ -35,11 +38,28 @@ class Opened:
         source = text(kernel, self.features)
         pipeline = self._pipelines.get(source)
         if pipeline is None:
-            module = self.device.create_shader_module(code=source)
+            module = trusted_module(self.device, source)
             compute = {"module": module, "entry_point": "main"}
             pipeline = self.device.create_compute_pipeline(layout=self._layout, compute=compute)
             self._pipelines[source] = pipeline
         return pipeline
+
+
+def trusted_module(device: Any, source: str) -> Any:
+    """A shader module without checks of bounds and of loops' ends, which wgpu writes around every access to memory where the
+    driver has none of its own: loads then wait for each other. What indices depend on was checked before (inputs.py).
+
+    wgpu-py has no method for it. Raises wgpu.GPUError for source that is refused.
+    """
+    encoded = source.encode()
+    characters = ffi.new("char[]", encoded)  # the structures only point at it
+    wgsl = ffi.new("WGPUShaderSourceWGSL *")
+    wgsl.chain.sType = lib.WGPUSType_ShaderSourceWGSL
+    wgsl.code.data, wgsl.code.length = characters, len(encoded)
+    descriptor = ffi.new("WGPUShaderModuleDescriptor *")
+    descriptor.nextInChain = ffi.cast("WGPUChainedStruct *", wgsl)
+    handle = libf.wgpuDeviceCreateShaderModuleTrusted(device._internal, descriptor, NO_CHECKS)
+    return GPUShaderModule("", handle, device)
 
 
 OPENED = OpenDevices(Opened)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rwkv_edge import plan as p
 from rwkv_edge.device.driver import Dialect, Grid, Kernel, RunShape, Step
-from rwkv_edge.device.packing import layout_of
+from rwkv_edge.device.packing import UNIT, layout_of
 from rwkv_edge.device.places import Arena, Vectors
 from rwkv_edge.device.stages import Member, Stage
 from rwkv_edge.errors import BackendError
@@ -252,7 +252,8 @@ def matmul_step(stage: Stage, places: Places, dialect: Dialect, weights: Any, to
         choose.append(dialect.choose.format(end=groups, numbers=numbers))
         finish += [dialect.case.format(case=i), *_after(w, member), dialect.end_case]
     per_output = stage.ops[0].out.per_output
-    sizes = constants(ROWS=group, TOKENS=tokens or TILE_TOKENS, PER_OUTPUT=int(per_output))
+    whole = all(member.matmul.weight.shape[1] % UNIT == 0 for member in stage.members)
+    sizes = constants(ROWS=group, TOKENS=tokens or TILE_TOKENS, PER_OUTPUT=int(per_output), WHOLE=int(whole))
     if layout.code_bits < 16:
         sizes += constants(RUN=layout.run, HALF=int(layout.half), OFFSET=int(layout.offset))
     files = ("matmul", layout.name, "dot" if tokens else "tiles")

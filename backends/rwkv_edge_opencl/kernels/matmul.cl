@@ -1,5 +1,6 @@
 // What the kernels for few tokens (dot) and for many (tiles) share. A launch multiplies several matrices, its members:
 // a workgroup belongs to one.
+// WHOLE: all rows of inputs are whole units.
 
 // index: which.  row: the workgroup's first row.  x: where its inputs [rows, n_in] begin.  matrix: its first line of weights.
 typedef struct { uint index, row, n_out, n_in, x, matrix; } Member;
@@ -16,7 +17,7 @@ Member member_of(MEMORIES, uint group) {
 // Unit u of token t's input, zero behind its end.
 Unit input_unit(global const float *arena, Member m, uint t, uint u) {
     global const float *x = arena + m.x + t * m.n_in + 8u * u;
-    if (8u * u + 8u <= m.n_in) return unit_of_inputs(vload8(0, x));
+    if (WHOLE || 8u * u + 8u <= m.n_in) return unit_of_inputs(vload8(0, x));
     float rest[8];
     for (uint i = 0u; i < 8u; i++) rest[i] = 8u * u + i < m.n_in ? x[i] : 0.0f;
     return unit_of_inputs(vload8(0, rest));

@@ -1,5 +1,7 @@
 // Weights as bfloat16, the upper halves of float32, two in a word: one line a unit.
 
+@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>;
+
 fn both(pair: u32) -> vec2<f32> {
     return vec2(bitcast<f32>(pair << 16u), bitcast<f32>(pair & 0xffff0000u));
 }

@@ -1,8 +1,6 @@
 // Scales behind integer codes: weight = scale * code + offset.
 // RUN: weights that share a scale.  HALF: scales are float16.  OFFSET: there is one beside each scale.
 
-fn weight_word(i: u32) -> u32 { return weights[i / 4u][i % 4u]; }
-
 // (scale, offset) of unit u; codes_end: the word behind the matrix's codes.
 fn scale_of(m: Member, codes_end: u32, row: u32, u: u32) -> vec2<f32> {
     let run = row * (m.n_in / RUN) + u * 8u / RUN;

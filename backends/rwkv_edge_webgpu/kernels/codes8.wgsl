@@ -1,5 +1,9 @@
 // Weights as signed bytes: two words a unit.
 
+@group(0) @binding(2) var<storage, read> weights: array<vec2<u32>>;
+
+fn weight_word(i: u32) -> u32 { return weights[i / 2u][i % 2u]; }
+
 //if packed_dot
 fn codes_of_inputs(lo: vec4<i32>, hi: vec4<i32>) -> vec2<u32> { return vec2(pack4xI8(lo), pack4xI8(hi)); }
 //else
@@ -9,12 +13,11 @@ fn four(word: u32) -> vec4<f32> {
 //end
 
 fn weight_unit(m: Member, row: u32, u: u32) -> Unit {
-    let begin = 4u * m.matrix;
-    let at = begin + 2u * (row * units(m) + u);
-    let scale = scale_of(m, begin + 2u * m.n_out * units(m), row, u);
+    let codes = weights[2u * m.matrix + row * units(m) + u];
+    let scale = scale_of(m, 4u * m.matrix + 2u * m.n_out * units(m), row, u);
     //if packed_dot
-    return scaled(vec2(weight_word(at), weight_word(at + 1u)), scale);
+    return scaled(codes, scale);
     //else
-    return scaled(four(weight_word(at)), four(weight_word(at + 1u)), scale);
+    return scaled(four(codes.x), four(codes.y), scale);
     //end
 }

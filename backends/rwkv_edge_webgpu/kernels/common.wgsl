@@ -3,11 +3,7 @@
 
 @group(0) @binding(0) var<storage, read_write> arena: array<f32>;     // activations
 @group(0) @binding(1) var<storage, read> vectors: array<f32>;         // norm weights, mixes, ...
-//if f16
-@group(0) @binding(2) var<storage, read> weights: array<mat2x4<f16>>; // this step's matrices
-//else
-@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>;   // this step's matrices
-//end
+// binding 2: this step's matrices, in the files for their layouts
 @group(0) @binding(3) var<storage, read_write> states: array<f32>;
 @group(0) @binding(4) var<storage, read> inputs: array<u32>;
 @group(0) @binding(5) var<uniform> words: array<vec4<u32>, 32>;       // this step's offsets

@@ -1,5 +1,11 @@
 // Weights as float16, two in a word: one line a unit.
 
+//if f16
+@group(0) @binding(2) var<storage, read> weights: array<mat2x4<f16>>;
+//else
+@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>;
+//end
+
 fn weight_unit(m: Member, row: u32, u: u32) -> Unit {
     let line = weights[m.matrix + row * units(m) + u];
     //if f16

@@ -1,5 +1,6 @@
 // What the kernels for few tokens (dot) and for many (tiles) share. A launch multiplies several matrices, its members:
 // a workgroup belongs to one.
+// WHOLE: all rows of inputs are whole units.
 
 // index: which.  row: the workgroup's first row.  x: where its inputs [rows, n_in] begin.  matrix: its first line of weights.
 struct Member { index: u32, row: u32, n_out: u32, n_in: u32, x: u32, matrix: u32 }
@@ -16,7 +17,7 @@ fn units(m: Member) -> u32 { return (m.n_in + 7u) / 8u; }
 // Unit u of token t's input, zero behind its end.
 fn input_unit(m: Member, t: u32, u: u32) -> Unit {
     let at = m.x + t * m.n_in + 8u * u;
-    if (8u * u + 8u <= m.n_in) {
+    if (WHOLE == 1u || 8u * u + 8u <= m.n_in) {
         return unit_of_inputs(
             vec4(arena[at], arena[at + 1u], arena[at + 2u], arena[at + 3u]),
             vec4(arena[at + 4u], arena[at + 5u], arena[at + 6u], arena[at + 7u]),
