@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rwkv_edge_opencl import OpenClBackend, backend, devices
 
-from rwkv_edge import BackendError, registry
+from rwkv_edge import BackendError, StrategyError, registry
 from rwkv_edge.backend import Availability, Batch
 from rwkv_edge.device.found import choose
 from rwkv_edge.device.source import Sources
@@ -99,7 +99,9 @@ def test_a_device_is_chosen(machine: Callable[..., None], which: str | None, nam
 def test_a_device_that_is_not_there(machine: Callable[..., None]) -> None:
     machine(*BOARD[:1])
     with pytest.raises(BackendError, match=r"no OpenCL device is 'nvidia'; there are 0: Cortex-A76 \(software, Pocl\)"):
-        OpenClBackend().select("nvidia").compile(deep_plan())
+        OpenClBackend().select("nvidia")
+    with pytest.raises(StrategyError, match=r'strategy "opencl:4 fp16", character 8: no OpenCL device is .4.; there are 0'):
+        compiled(deep_plan(), parse("opencl:4 fp16"))
 
 
 @pytest.mark.parametrize(
