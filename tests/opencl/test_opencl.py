@@ -89,8 +89,9 @@ def test_devices_are_sorted_and_listed_once_with_the_cpu_last(machine: Callable[
 
 @pytest.mark.parametrize(
     ("which", "name"),
-    [(None, "Radeon RX"), ("1", "Radeon RX #2"), ("mali", "Mali-G610"), ("4", "Cortex-A76"), ("cortex", "Cortex-A76")],
-)
+    [(None, "Radeon RX"), ("1", "Radeon RX #2"), ("mali", "Mali-G610"), ("4", "Cortex-A76"), ("cortex", "Cortex-A76"),
+     ("integrated", "Mali-G610"), ("clover", "Stick"), ("pocl", "Cortex-A76")],
+)  # fmt: skip
 def test_a_device_is_chosen(machine: Callable[..., None], which: str | None, name: str) -> None:
     machine(*BOARD)
     assert choose(devices.found(), which, "device").name == name
