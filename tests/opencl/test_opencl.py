@@ -44,6 +44,8 @@ class FakeDevice:
 
 
 class FakePlatform:
+    version = "OpenCL 3.0 LLVM 18"
+
     def __init__(self, name: str, *found: FakeDevice, fails: Exception | None = None) -> None:
         self.name, self.found, self.fails = name, found, fails
 
@@ -132,6 +134,28 @@ def test_a_driver_that_fails(cl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_platform_without_devices_hides_no_other(cl: Any, machine: Callable[..., None]) -> None:
     machine(FakePlatform("Empty", fails=failure(cl, "DEVICE_NOT_FOUND")), *BOARD[:1])
     assert [device.name for device in devices.found()] == ["Cortex-A76"]
+
+
+def test_a_device_that_does_not_answer_hides_no_other(cl: Any, machine: Callable[..., None]) -> None:
+    class Silent(FakeDevice):
+        @property
+        def version(self) -> str:
+            raise failure(cl, "OUT_OF_HOST_MEMORY", "MemoryError")
+
+        @version.setter
+        def version(self, _: str) -> None: ...
+
+    machine(FakePlatform("Broken", Silent("Silent"), FakeDevice("Mali-G610")), *BOARD[:1])
+    assert [device.name for device in devices.found()] == ["Mali-G610", "Cortex-A76"]
+
+
+def test_another_compiler_below_the_same_driver_is_tested_anew(machine: Callable[..., None]) -> None:
+    drivers = set()
+    for version in ("OpenCL 3.0 PoCL 6.0 LLVM 18", "OpenCL 3.0 PoCL 6.0 LLVM 19"):
+        machine(platform := FakePlatform("Pocl", FakeDevice("Cortex-A76", CPU)))
+        platform.version = version
+        drivers.add(devices.found()[0].driver)
+    assert len(drivers) == 2
 
 
 def test_a_machine_without_pyopencl(monkeypatch: pytest.MonkeyPatch) -> None:
