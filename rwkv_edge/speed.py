@@ -26,8 +26,8 @@ logger = logging.getLogger("rwkv_edge")
 WIDTH, PRODUCTS = 2048, 14  # 62 MB: more than caches hold
 LEAST_RUNS, SECONDS = 3, 0.3
 UNFINISHED = (
-    "a process that measured this machine's devices came to no end, perhaps by a driver's fault: nothing is measured now; "
-    "`rwkv-edge backends --measure` tries again"
+    "a process that measured this machine's devices never finished, perhaps for a broken driver: nothing is measured, "
+    "the CPU comes first; `rwkv-edge backends --measure` tries again"
 )
 DRIVER_FOLDERS = ("/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d", "/etc/OpenCL/vendors")
 DRIVER_SETTINGS = ("OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "RUSTICL_ENABLE", "VK_DRIVER_FILES", "VK_ICD_FILENAMES")
