@@ -124,6 +124,7 @@ def no_numba(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_numba")
+@pytest.mark.filterwarnings("ignore:within 1.00 GB")
 @pytest.mark.parametrize(
     "strategy", ["cpu", "cpu fp32", "cpu int8", "cpu q4_k", "cpu *1+", "cpu *1 -> numpy", "cpu *1 -> cpu q8_0", "cpu <1GB"]
 )
