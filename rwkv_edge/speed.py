@@ -2,7 +2,8 @@
 
 A measurement runs a small model's worth of matrix products, each in a launch with a norm between. Figures are remembered for a
 device and its driver. Asking all drivers takes half a second, so the order that follows from them is remembered too, until
-something changes that can be seen without asking.
+something changes that can be seen without asking. A driver may end the process that asks: this is remembered as well, so that
+`auto` meets it once.
 """
 import logging
 import os
@@ -24,23 +25,38 @@ from rwkv_edge.quant.samples import random_matrix
 logger = logging.getLogger("rwkv_edge")
 WIDTH, PRODUCTS = 2048, 14  # 62 MB: more than caches hold
 LEAST_RUNS, SECONDS = 3, 0.3
+UNFINISHED = (
+    "a process that measured this machine's devices never finished, perhaps for a broken driver: nothing is measured, "
+    "the CPU comes first; `rwkv-edge backends --measure` tries again"
+)
 DRIVER_FOLDERS = ("/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d", "/etc/OpenCL/vendors")
+DRIVER_SETTINGS = ("OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "RUSTICL_ENABLE", "VK_DRIVER_FILES", "VK_ICD_FILENAMES")
 NVIDIA_DRIVER = "/proc/driver/nvidia/version"
+PATIENCE = 120.0  # seconds in which another process may still be measuring
 
 
 def order(names: Sequence[str], anew: bool = False) -> list[str]:
     """Backends by the speed of the device that each would take, fastest first; those that `auto` does not take stand last.
 
-    Measures only where there is a choice.  anew: whatever order is remembered.
+    Measures only where there is a choice, and not where a process that measured never came to an end: then as they are named.
+    anew: whatever is remembered.
     """
     key = *names, *_surroundings()
-    known = findings.recall("order", *key)
+    known = findings.recall("order", *key)  # or the time at which somebody began to find it out
     if not anew and isinstance(known, list) and sorted(known) == sorted(names):
         return known
-    rivals = [registry.load(name) for name in names if _automatic(name)]
-    speeds = {backend.name: _first_speed(backend) for backend in rivals} if len(rivals) > 1 else {}
-    ordered = sorted(names, key=lambda name: -speeds.get(name, 0.0))
-    findings.remember("order", ordered, *key)
+    if not anew and isinstance(known, float) and time.time() - known > PATIENCE:
+        logger.warning("%s", UNFINISHED)
+        return list(names)
+    if anew or not isinstance(known, float):
+        findings.remember("order", time.time(), *key)
+    ordered: list[str] = []  # for whoever comes after an exception: nothing is known
+    try:
+        rivals = [registry.load(name) for name in names if _automatic(name)]
+        speeds = {backend.name: _first_speed(backend) for backend in rivals} if len(rivals) > 1 else {}
+        ordered = sorted(names, key=lambda name: -speeds.get(name, 0.0))
+    finally:
+        findings.remember("order", ordered, *key)
     return ordered
 
 
@@ -107,7 +123,8 @@ def _surroundings() -> tuple[str, ...]:
     nvidia = ""
     with suppress(OSError):
         nvidia = Path(NVIDIA_DRIVER).read_text(encoding="utf-8")
-    return platform.release(), str(os.cpu_count()), *packages, *drivers, *cards, nvidia
+    settings = [os.environ.get(name, "") for name in DRIVER_SETTINGS]
+    return platform.release(), str(os.cpu_count()), *packages, *drivers, *settings, *cards, nvidia
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rwkv_edge import registry
+from rwkv_edge.backend import Availability
 from rwkv_edge.cli import main
 from rwkv_edge.demo import MODEL_PATH
 from tests.checkpoints.pth import write_pth
@@ -115,6 +116,7 @@ def test_demo_continues_its_prompt_like_python(capsys: pytest.CaptureFixture[str
         (["run", "MODEL", "-p", "x", "--logit-bias", "256=1"], "names token 256"),
         (["quantize", "MODEL", "x.gguf", "--tokenizer", "vocab.txt"], "tokenizer is the vocabulary for calibrate"),
         (["warmup", "--threads", "2"], "belong to a model"),
+        (["warmup", "--strategy", "auto"], "belong to a model"),
         (["script", "/no/such.py"], "/no/such.py: cannot be read: no such file"),
         (["script", "/"], "cannot be read"),
         (["info", "/no/such/model.gguf"], "/no/such/model.gguf"),
@@ -170,6 +172,16 @@ def test_warmup_compiles_what_a_model_needs_and_then_nothing(tmp_path: Path) -> 
     assert outputs[0].stdout.split()[1] == "compiled,"
     assert outputs[1].stderr == ""
     assert outputs[1].stdout.startswith("nothing compiled")
+
+
+def test_warmup_without_a_model_is_for_all_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    backend = registry.load("cpu")
+    compiled: list[str] = []
+    monkeypatch.setattr(backend, "availability", lambda: Availability(True))
+    monkeypatch.setattr(backend, "warm_up", lambda: compiled.append("all kernels"))
+    assert main(["warmup"]) == 0
+    assert compiled == ["all kernels"]
+    assert capsys.readouterr().out.startswith("nothing compiled, ")
 
 
 def test_bench_measures_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,12 @@
 """`auto` goes by what was measured, and measures once."""
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -75,7 +79,51 @@ def test_a_new_driver_is_measured(machine: Callable[..., list[str]], monkeypatch
     assert cpu.measured == 1
 
 
-@pytest.mark.parametrize("known", ["cpu", ["cpu"], ["cpu", "cpu"], 3.0])
+@pytest.mark.parametrize("setting", ["RUSTICL_ENABLE", "VK_DRIVER_FILES"])
+def test_another_setting_of_drivers_is_seen(
+    machine: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    assert machine(Fast("cpu", 20e9), Fast("opencl", 0, automatic=False)) == ["cpu", "opencl"]
+    monkeypatch.setenv(setting, "iris")
+    assert machine(Fast("cpu", 20e9), Fast("opencl", 30e9)) == ["opencl", "cpu"]
+
+
+def test_a_driver_that_ends_the_process_is_met_once(
+    machine: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others take what is named first, unless the one that measures may still be at it."""
+    program = "import os; from rwkv_edge import speed; speed._automatic = lambda _: os._exit(9); speed.order(['cpu', 'webgpu'])"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
+    backends, now = (Fast("cpu", 20e9), Fast("webgpu", 30e9)), time.time()
+    monkeypatch.setattr(time, "time", lambda: now + speed.PATIENCE + 1)
+    assert machine(*backends) == ["cpu", "webgpu"]
+    assert "`rwkv-edge backends --measure` tries again" in caplog.text
+    monkeypatch.setattr(time, "time", lambda: now + 1)
+    assert machine(*backends) == ["webgpu", "cpu"]
+    monkeypatch.setattr(time, "time", lambda: now + speed.PATIENCE + 1)
+    assert machine(*backends) == ["webgpu", "cpu"]
+
+
+def test_what_a_driver_ended_is_tried_again_when_asked_for(machine: Callable[..., list[str]]) -> None:
+    findings.remember("order", 1.0, "cpu", "webgpu", *speed._surroundings())
+    backends = Fast("cpu", 20e9), Fast("webgpu", 30e9)
+    assert machine(*backends) == ["cpu", "webgpu"]
+    assert machine(*backends, anew=True) == ["webgpu", "cpu"]
+    assert machine(*backends) == ["webgpu", "cpu"]
+
+
+def test_whoever_interrupts_measures_again(machine: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    backends = Fast("cpu", 20e9), Fast("webgpu", 30e9)
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(backends[1], "availability", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            machine(*backends)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + speed.PATIENCE + 1)
+    assert machine(*backends) == ["webgpu", "cpu"]
+
+
+@pytest.mark.parametrize("known", ["cpu", ["cpu"], ["cpu", "cpu"], 3])
 def test_an_order_that_does_not_fit_is_made_anew(machine: Callable[..., list[str]], known: Any) -> None:
     backends = Fast("cpu", 1e9), Fast("webgpu", 2e9)
     findings.remember("order", known, "cpu", "webgpu", *speed._surroundings())

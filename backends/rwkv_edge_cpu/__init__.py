@@ -23,10 +23,11 @@ class CpuBackend:
 
     def availability(self) -> Availability:
         if sys.maxsize <= 2**32:
-            return Availability(False, "Numba has no 32-bit version; use a 64-bit system and Python, or the numpy backend.")
+            return Availability(False, "Numba has no 32-bit version; use a 64-bit system and Python")
         missing = [name for name in ("numba", "llvmlite") if find_spec(name) is None]
         if missing:
-            return Availability(False, f"{' and '.join(missing)} is not installed: pip install numba")
+            are = "is" if len(missing) == 1 else "are"
+            return Availability(False, f"{' and '.join(missing)} {are} not installed: pip install numba")
         if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
             return Availability(False, "NUMBA_DISABLE_JIT is set: unset NUMBA_DISABLE_JIT")
         return Availability(True)

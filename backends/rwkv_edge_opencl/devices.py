@@ -1,5 +1,6 @@
 """The OpenCL devices of this machine, best first; those that are the CPU under another name come last."""
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from rwkv_edge.device.found import Found, arranged
@@ -13,8 +14,7 @@ LEAST_LOCAL_MEMORY = 16384
 def found() -> list[Found]:
     import pyopencl as cl
 
-    pairs = ((platform, device) for platform in _platforms(cl) for device in _devices(cl, platform))
-    return arranged(_found(platform, device) for platform, device in pairs if _able(device))
+    return arranged(device for platform in _platforms(cl) for device in _usable(cl, platform))
 
 
 def _platforms(cl: Any) -> list[Any]:
@@ -26,11 +26,13 @@ def _platforms(cl: Any) -> list[Any]:
         raise
 
 
-def _devices(cl: Any, platform: Any) -> Iterator[Any]:
-    try:
-        yield from platform.get_devices()
-    except cl.Error:  # a platform without devices; others may have some
-        return
+def _usable(cl: Any, platform: Any) -> Iterator[Found]:
+    """Those that can run the kernels here. A platform without devices, or a device that does not answer, hides no other."""
+    with suppress(cl.Error):
+        for device in platform.get_devices():
+            with suppress(cl.Error):
+                if _able(device):
+                    yield _found(platform, device)
 
 
 def _able(device: Any) -> bool:
@@ -48,7 +50,7 @@ def _able(device: Any) -> bool:
 
 def _found(platform: Any, device: Any) -> Found:
     name = " ".join(device.name.split()) or "unnamed device"
-    driver = f"{device.version} {device.driver_version}"
+    driver = f"{platform.version} {device.version} {device.driver_version}"  # the platform's tells PoCL's LLVM
     memory = int(device.global_mem_size)
     return Found(name, _kind(device), driver, platform.name.strip(), device, memory, offered(device))
 

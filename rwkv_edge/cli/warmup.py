@@ -22,7 +22,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.model is None and (args.threads is not None or args.strategy != "auto"):
+    if args.model is None and (args.threads is not None or args.strategy is not None):
         raise InputError("--strategy and --threads belong to a model: give its file, too")
     start, lines = time.perf_counter(), Lines()
     log = logging.getLogger("rwkv_edge")

@@ -1,6 +1,7 @@
 """The devices that a backend finds on this machine, and which of them is meant."""
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from rwkv_edge.backend import Executable
@@ -53,7 +54,7 @@ def arranged(devices: Iterable[Found], worse_apis: Sequence[str] = ()) -> list[F
 
 
 def choose(devices: Sequence[Found], which: str | None, noun: str) -> Found:
-    """The best, the one with a number (from 0), or the first whose name contains `which`.
+    """The best, the one with a number (from 0), or the first whose name contains `which`, else whose kind or API does.
 
     noun: what messages call a device.  Raises BackendError: no such one.
     """
@@ -61,8 +62,10 @@ def choose(devices: Sequence[Found], which: str | None, noun: str) -> Found:
         return devices[0]
     if which is not None and which.isdecimal() and int(which) < len(devices):
         return devices[int(which)]
-    for device in devices:
-        if which is not None and not which.isdecimal() and which.casefold() in device.name.casefold():
+    if which is not None and not which.isdecimal():
+        named = (device for device in devices if which.casefold() in device.name.casefold())
+        described = (device for device in devices if which.casefold() in device.describe().casefold())
+        if device := next(chain(named, described), None):
             return device
     listed = ", ".join(f"{i}: {device.describe()}" for i, device in enumerate(devices))
     raise BackendError(f"no {noun} is {which!r}; there are {listed}")

@@ -7,33 +7,53 @@ from rwkv_edge.errors import BackendError, StrategyError
 from rwkv_edge.strategy.grammar import ELSEWHERE, Part
 from rwkv_edge.strategy.notices import FallbackWarning
 
+INSTEAD = {"cpu": "numpy"}  # where the first cannot work, the second computes on the same processor
+
 
 def backends_for(parts: tuple[Part, ...]) -> list[Backend]:
-    """For each part with a device; equal parts get the same object. Raises BackendError where one cannot work here."""
-    found: dict[tuple[str | None, str | None], Backend] = {}
+    """For each part, which must name a device; equal parts get the same object. One warning tells where another is taken.
+
+    Raises BackendError where one cannot work here, StrategyError where it has no such device.
+    """
+    found: dict[tuple[str | None, str | None], tuple[Backend, str]] = {}
     for part in parts:
         name = part.device, part.which
         if name not in found:
-            found[name] = _replacement(part) if part.device in ELSEWHERE else choose_backend(part)
-    if replaced := {part.device: found[part.device, part.which].name for part in parts if part.device in ELSEWHERE}:
-        told = ", ".join(f"{device} is {name} on this machine" for device, name in replaced.items())
-        warnings.warn(told, FallbackWarning, stacklevel=4)
-    return [found[part.device, part.which] for part in parts]
+            found[name] = _chosen(part)
+    if told := dict.fromkeys(told for _, told in found.values() if told):
+        warnings.warn("; ".join(told), FallbackWarning, stacklevel=4)
+    return [found[part.device, part.which][0] for part in parts]
 
 
-def choose_backend(part: Part) -> Backend:
-    """The backend that a part names, or the best one here. Raises BackendError when it cannot work."""
-    if part.device is None:
-        return registry.best()
-    backend = registry.usable(part.device)
+def _chosen(part: Part) -> tuple[Backend, str]:
+    """What runs a part, and what is to be told where that is not what it names."""
+    assert part.device is not None
+    if part.device in ELSEWHERE:
+        backend = _gpu_or_best()
+        return backend, f"{part.device} is {backend.name} on this machine"
+    if part.device in INSTEAD and not (availability := registry.availability(part.device)).available:
+        backend = registry.usable(INSTEAD[part.device])
+        return _on_device(backend, part), f"{part.device} is {backend.name} on this machine: {availability.reason}"
+    return _on_device(registry.usable(part.device), part), ""
+
+
+def _on_device(backend: Backend, part: Part) -> Backend:
+    """The backend on the device that the part chooses, if it does."""
     if part.which is None:
         return backend
     if not isinstance(backend, HasDevices):
-        raise StrategyError(f"{part.device} has no devices to choose from, got {part.which!r}")
-    return backend.select(part.which)
+        raise _wrong(part, f"{part.device} has no devices to choose from, got {part.which!r}")
+    try:
+        return backend.select(part.which)
+    except BackendError as error:
+        raise _wrong(part, str(error)) from error
 
 
-def _replacement(part: Part) -> Backend:
+def _wrong(part: Part, problem: str) -> StrategyError:
+    return part.quote.wrong(problem) if part.quote else StrategyError(problem)
+
+
+def _gpu_or_best() -> Backend:
     """A GPU where there is one that `auto` could take, else the best. A number or name is another machine's: not looked at."""
     candidates = list(registry.candidates())
     return next((backend for backend in candidates if isinstance(backend, HasDevices)), candidates[0])

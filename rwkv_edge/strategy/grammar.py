@@ -8,7 +8,7 @@ A superset of ChatRWKV's: `cuda fp16i8 *10 -> cpu fp32`, `cuda fp16 *10+`. DEVIC
 """
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rwkv_edge import registry
 from rwkv_edge.errors import StrategyError
@@ -22,6 +22,17 @@ MOST_DIGITS = 9  # of a number of layers: Python is slow to read thousands
 
 
 @dataclass(frozen=True, slots=True)
+class Quote:
+    """What messages point at. text: the whole strategy.  at: of a character in it, from 0."""
+
+    text: str
+    at: int
+
+    def wrong(self, problem: str) -> StrategyError:
+        return StrategyError(f'strategy "{self.text}", character {self.at + 1}: {problem}')
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """What runs some consecutive layers.
 
@@ -29,6 +40,7 @@ class Part:
     weight_format, precision: see WEIGHT_FORMATS.
     layers: how many, the head counts as one; None: an even share of what is left.
     streams: takes all layers that are left, too, but reads those from the file at every step.
+    quote: where `which` was read, or the device where there is none.
     """
 
     device: str | None = None
@@ -37,6 +49,7 @@ class Part:
     which: str | None = None
     layers: int | None = None
     streams: bool = False
+    quote: Quote | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +79,7 @@ class _Reader:
         self.text = text
 
     def wrong(self, at: int, problem: str) -> StrategyError:
-        return StrategyError(f'strategy "{self.text}", character {at + 1}: {problem}')
+        return Quote(self.text, at).wrong(problem)
 
     def strategy(self) -> Strategy:
         if not self.text.strip():
@@ -87,6 +100,7 @@ class _Reader:
         if not words:
             raise self.wrong(end, 'expected a device, for example "cpu"')
         device, which = self._device(words[0])
+        quote = Quote(self.text, words[0].at + (len(f"{device}:") if which else 0))
         rest = words[1:]
         weight_format = precision = None
         if rest and not rest[0].text.startswith("*"):
@@ -100,7 +114,7 @@ class _Reader:
         layers, streams = self._layers(rest.pop(0), device) if rest else (None, False)
         if rest:
             raise self.wrong(rest[0].at, f"{rest[0].text!r} is one word too many after DEVICE FORMAT *LAYERS")
-        return Part(device, weight_format, precision, which, layers, streams)
+        return Part(device, weight_format, precision, which, layers, streams, quote)
 
     def _device(self, word: _Word) -> tuple[str | None, str | None]:
         name, colon, which = word.text.partition(":")

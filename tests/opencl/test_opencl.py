@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rwkv_edge_opencl import OpenClBackend, backend, devices, features
 
-from rwkv_edge import BackendError, registry
+from rwkv_edge import BackendError, StrategyError, registry
 from rwkv_edge.backend import Availability, Batch
 from rwkv_edge.device.features import with_features
 from rwkv_edge.device.found import choose
@@ -55,6 +55,8 @@ class FakeDevice:
 
 
 class FakePlatform:
+    version = "OpenCL 3.0 LLVM 18"
+
     def __init__(self, name: str, *found: FakeDevice, fails: Exception | None = None) -> None:
         self.name, self.found, self.fails = name, found, fails
 
@@ -100,8 +102,9 @@ def test_devices_are_sorted_and_listed_once_with_the_cpu_last(machine: Callable[
 
 @pytest.mark.parametrize(
     ("which", "name"),
-    [(None, "Radeon RX"), ("1", "Radeon RX #2"), ("mali", "Mali-G610"), ("4", "Cortex-A76"), ("cortex", "Cortex-A76")],
-)
+    [(None, "Radeon RX"), ("1", "Radeon RX #2"), ("mali", "Mali-G610"), ("4", "Cortex-A76"), ("cortex", "Cortex-A76"),
+     ("integrated", "Mali-G610"), ("clover", "Stick"), ("pocl", "Cortex-A76")],
+)  # fmt: skip
 def test_a_device_is_chosen(machine: Callable[..., None], which: str | None, name: str) -> None:
     machine(*BOARD)
     assert choose(devices.found(), which, "device").name == name
@@ -110,7 +113,9 @@ def test_a_device_is_chosen(machine: Callable[..., None], which: str | None, nam
 def test_a_device_that_is_not_there(machine: Callable[..., None]) -> None:
     machine(*BOARD[:1])
     with pytest.raises(BackendError, match=r"no OpenCL device is 'nvidia'; there are 0: Cortex-A76 \(software, Pocl\)"):
-        OpenClBackend().select("nvidia").compile(deep_plan())
+        OpenClBackend().select("nvidia")
+    with pytest.raises(StrategyError, match=r'strategy "opencl:4 fp16", character 8: no OpenCL device is .4.; there are 0'):
+        compiled(deep_plan(), parse("opencl:4 fp16"))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +145,28 @@ def test_a_driver_that_fails(cl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_platform_without_devices_hides_no_other(cl: Any, machine: Callable[..., None]) -> None:
     machine(FakePlatform("Empty", fails=failure(cl, "DEVICE_NOT_FOUND")), *BOARD[:1])
     assert [device.name for device in devices.found()] == ["Cortex-A76"]
+
+
+def test_a_device_that_does_not_answer_hides_no_other(cl: Any, machine: Callable[..., None]) -> None:
+    class Silent(FakeDevice):
+        @property
+        def version(self) -> str:
+            raise failure(cl, "OUT_OF_HOST_MEMORY", "MemoryError")
+
+        @version.setter
+        def version(self, _: str) -> None: ...
+
+    machine(FakePlatform("Broken", Silent("Silent"), FakeDevice("Mali-G610")), *BOARD[:1])
+    assert [device.name for device in devices.found()] == ["Mali-G610", "Cortex-A76"]
+
+
+def test_another_compiler_below_the_same_driver_is_tested_anew(machine: Callable[..., None]) -> None:
+    drivers = set()
+    for version in ("OpenCL 3.0 PoCL 6.0 LLVM 18", "OpenCL 3.0 PoCL 6.0 LLVM 19"):
+        machine(platform := FakePlatform("Pocl", FakeDevice("Cortex-A76", CPU)))
+        platform.version = version
+        drivers.add(devices.found()[0].driver)
+    assert len(drivers) == 2
 
 
 def test_a_machine_without_pyopencl(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,15 +3,21 @@ import json
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, distribution
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from rwkv_edge_opencl import OpenClBackend
+from rwkv_edge_webgpu import WebGpuBackend
 
-from rwkv_edge import BackendError, Model, registry
+from rwkv_edge import BackendError, Model, StrategyError, registry
 from rwkv_edge.backend import Availability, Device
 from rwkv_edge.cli import main
-from rwkv_edge.strategy import FallbackWarning
+from rwkv_edge.strategy import FallbackWarning, compiled, parse
+from rwkv_edge.strategy.split import SplitExecutable
 from tests.conftest import need_backend
+from tests.cpu.plans import deep_plan
 
 
 @pytest.fixture
@@ -107,3 +113,51 @@ def test_cuda_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tiny_
     monkeypatch.setattr(type(backend), "availability", lambda self: Availability(True))
     with pytest.warns(FallbackWarning, match="cuda is webgpu on this machine"), Model(tiny_pth("7"), "cuda fp32") as model:
         assert model.backend_name == "webgpu"
+
+
+@pytest.fixture
+def no_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A board without it, and without a GPU."""
+    monkeypatch.setattr("rwkv_edge_cpu.find_spec", lambda name: None)
+    monkeypatch.setattr(OpenClBackend, "availability", lambda self: Availability(False, "no OpenCL here"))
+    monkeypatch.setattr(WebGpuBackend, "availability", lambda self: Availability(False, "no WebGPU here"))
+
+
+@pytest.mark.usefixtures("no_numba")
+@pytest.mark.filterwarnings("ignore:within 1.00 GB")
+@pytest.mark.parametrize(
+    "strategy", ["cpu", "cpu fp32", "cpu int8", "cpu q4_k", "cpu *1+", "cpu *1 -> numpy", "cpu *1 -> cpu q8_0", "cpu <1GB"]
+)
+def test_where_numba_is_missing_cpu_is_numpy(strategy: str, tiny_pth: Callable[[str], Path]) -> None:
+    """Said once, with the reason; the numbers are those of the numpy backend in the same formats."""
+    told = "^cpu is numpy on this machine: numba and llvmlite are not installed: pip install numba$"
+    with pytest.warns(FallbackWarning, match=told) as notices:
+        model = Model(tiny_pth("7"), strategy)
+    with model:
+        assert model.backend_name == "numpy"
+        logits, _ = model.forward([1, 2])
+    assert len([notice for notice in notices if issubclass(notice.category, FallbackWarning)]) == 1
+    with Model(tiny_pth("7"), strategy.replace("cpu", "numpy")) as model:
+        assert np.array_equal(model.forward([1, 2])[0], logits)
+
+
+@pytest.mark.usefixtures("no_numba")
+def test_where_numba_is_missing_cuda_and_cpu_are_one_backend(tiny_pth: Callable[[str], Path]) -> None:
+    told = "^cuda is numpy on this machine; cpu is numpy on this machine: numba"
+    with pytest.warns(FallbackWarning, match=told):
+        model = Model(tiny_pth("7"), "cuda:0 fp16i8 *2 -> cpu fp32")
+    with model:
+        assert model.backend_name == "numpy"
+        assert not isinstance(model._executable, SplitExecutable)
+
+
+@pytest.mark.usefixtures("no_numba")
+def test_what_is_wrong_with_cpu_is_so_without_numba() -> None:
+    with pytest.raises(StrategyError, match='strategy "cpu:1 fp32", character 5: cpu has no devices to choose from'):
+        compiled(deep_plan(), parse("cpu:1 fp32"))
+
+
+def test_a_board_of_32_bits_says_so(monkeypatch: pytest.MonkeyPatch, tiny_pth: Callable[[str], Path]) -> None:
+    monkeypatch.setattr("rwkv_edge_cpu.sys", SimpleNamespace(maxsize=2**31 - 1))
+    with pytest.warns(FallbackWarning, match="^cpu is numpy on this machine: Numba has no 32-bit version"):
+        Model(tiny_pth("7"), "cpu fp32").close()

@@ -1,4 +1,5 @@
 """A device that fails while a model opens, or later: what the error says, and that "auto" goes on with the CPU."""
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,13 +147,17 @@ def adapter() -> None:
 
 
 @pytest.mark.usefixtures("adapter")
-@pytest.mark.parametrize("strategy", ["webgpu:99", "webgpu:nobody", "webgpu:99 q4_0"])
+@pytest.mark.parametrize(
+    ("strategy", "at", "which"),
+    [("webgpu:99", 8, "99"), ("webgpu:nobody", 8, "nobody"), ("webgpu:99 q4_0", 8, "99"), ("numpy *1 -> webgpu:99", 20, "99")],
+)
 def test_an_adapter_beyond_those_there_are(
-    tiny_pth: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, strategy: str
+    tiny_pth: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, strategy: str, at: int, which: str
 ) -> None:
     """Told what there is, before any weights are converted."""
     monkeypatch.setattr("rwkv_edge.strategy.compiling._in_formats", lambda *_: pytest.fail("weights are converted"))
-    with pytest.raises(BackendError, match=r"no WebGPU adapter is '(99|nobody)'; there are 0: "):
+    told = rf'^strategy "{re.escape(strategy)}", character {at}: no WebGPU adapter is \'{which}\'; there are 0: '
+    with pytest.raises(StrategyError, match=told):
         Model(tiny_pth("7"), strategy)
 
 
