@@ -2,7 +2,7 @@
 
 //if packed_dot
 // Codes, and inputs rounded to such: a line (codes, codes, scale, offset) for weight = scale * code + offset, and for inputs
-// (codes, codes, scale, sum of the inputs themselves). A code is a signed byte, at most 127 times the scale of its unit.
+// (codes, codes, scale, sum of what the codes stand for). A code is a signed byte, at most 127 times the scale of its unit.
 #define LINES 1u
 typedef uint4 Line;
 typedef Line Unit;
@@ -22,7 +22,9 @@ Unit unit_of_inputs(float8 x) {
     const float4 larger = max(fabs(x.lo), fabs(x.hi)), ones = 1.0f;
     const float scale = max(max(larger.x, larger.y), max(larger.z, larger.w)) / 127.0f;
     const float inverse = scale > LEAST ? 1.0f / scale : 0.0f;
-    return (Unit)(codes_of_inputs(convert_char8_sat_rte(x * inverse)), as_uint2((float2)(scale, dot(x.lo + x.hi, ones))));
+    const float8 codes = rint(x * inverse);
+    const float sum = scale * dot(codes.lo + codes.hi, ones);
+    return (Unit)(codes_of_inputs(convert_char8_sat(codes)), as_uint2((float2)(scale, sum)));
 }
 #define NOTHING ((Unit)(0u))
 //else

@@ -2,7 +2,7 @@
 
 //if packed_dot
 // Codes, and inputs rounded to such: a line (codes, codes, scale, offset) for weight = scale * code + offset, and for inputs
-// (codes, codes, scale, sum of the inputs themselves). A code is a signed byte, at most 127 times the scale of its unit.
+// (codes, codes, scale, sum of what the codes stand for). A code is a signed byte, at most 127 times the scale of its unit.
 const LINES = 1u;
 alias Line = vec4<u32>;
 alias Unit = Line;
@@ -21,8 +21,10 @@ fn unit_of_inputs(lo: vec4<f32>, hi: vec4<f32>) -> Unit {
     let larger = max(abs(lo), abs(hi));
     let scale = max(max(larger.x, larger.y), max(larger.z, larger.w)) / 127.0;
     let inverse = select(0.0, 1.0 / scale, scale > LEAST);
-    let sum = dot(lo + hi, vec4(1.0));
-    return vec4(codes_of_inputs(vec4<i32>(round(lo * inverse)), vec4<i32>(round(hi * inverse))), bitcast<vec2<u32>>(vec2(scale, sum)));
+    let codes_lo = round(lo * inverse);
+    let codes_hi = round(hi * inverse);
+    let sum = scale * dot(codes_lo + codes_hi, vec4(1.0));
+    return vec4(codes_of_inputs(vec4<i32>(codes_lo), vec4<i32>(codes_hi)), bitcast<vec2<u32>>(vec2(scale, sum)));
 }
 fn nothing() -> Unit { return vec4(0u); }
 //else
