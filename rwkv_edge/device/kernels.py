@@ -255,7 +255,8 @@ def matmul_step(stage: Stage, places: Places, dialect: Dialect, weights: Any, to
     whole = all(member.matmul.weight.shape[1] % UNIT == 0 for member in stage.members)
     sizes = constants(ROWS=group, TOKENS=tokens or TILE_TOKENS, PER_OUTPUT=int(per_output), WHOLE=int(whole))
     if layout.code_bits < 16:
-        sizes += constants(RUN=layout.run, HALF=int(layout.half), OFFSET=int(layout.offset))
+        sizes += constants(CODE_BITS=layout.code_bits, RUN=layout.run, BLOCK=layout.block or 1)
+        sizes += constants(OFFSET=int(layout.offset), ZERO=layout.zero)
     files = ("matmul", layout.name, "dot" if tokens else "tiles")
     kernel = Kernel(files, sizes, "\n".join(finish), "\n".join(choose))
 

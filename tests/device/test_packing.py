@@ -14,22 +14,36 @@ from tests.ops.test_device_ops import blocks, stored
 def unpacked(words: NDArray[np.uint32], tensor: Tensor, n_out: int) -> NDArray[np.float64]:
     """What a kernel makes of the words, written as plainly as can be."""
     layout, n_in = layout_of(tensor), tensor.shape[1]
-    codes = words[: n_out * layout.row_words(n_in)]
-    rest = words[codes.size :]
+    codes, rest = np.split(words, [layout.code_words(n_out, n_in)])
     if layout.code_bits >= 16:
         numbers: NDArray[Any] = codes.view(np.float32 if layout.code_bits == 32 else np.float16)
         if layout.brain:
             numbers = (codes.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
         return numbers.astype(np.float64).reshape(n_out, -1)[:, :n_in]
-    if layout.code_bits == 8:
-        values = codes.view(np.int8).astype(np.float64)
+    values = integers(codes, layout.code_bits).reshape(n_out, n_in) - layout.zero
+    several, runs = 2 if layout.offset else 1, n_out * n_in // layout.run
+    if layout.block:
+        small, factors = rest.view(np.int8)[: several * runs], rest[several * runs // 4 :].view(np.float32)
+        factors = factors[: several * n_out * n_in // layout.block].reshape(-1, several)
+        scales = small.reshape(-1, several) * np.repeat(factors, layout.block // layout.run, axis=0)
     else:
-        values = (codes[:, None] >> np.arange(0, 32, 4, dtype=np.uint32) & 15).reshape(-1).astype(np.float64)
-    runs = values.size // layout.run
-    scales = rest.view(np.float16 if layout.half else np.float32)[: runs * (2 if layout.offset else 1)].astype(np.float64)
-    pairs = scales.reshape(runs, -1)
-    offset = pairs[:, 1:] if layout.offset else 0
-    return (values.reshape(runs, -1) * pairs[:, :1] + offset).reshape(n_out, n_in)
+        scales = rest.view(np.float16)[: several * runs].reshape(-1, several)
+    wide = np.repeat(scales.astype(np.float64), layout.run, axis=0).reshape(n_out, n_in, several)
+    return values * wide[..., 0] + (wide[..., 1] if layout.offset else 0)
+
+
+def integers(codes: NDArray[np.uint32], bits: int) -> NDArray[np.float64]:
+    if bits == 8:
+        return codes.view(np.int8).astype(np.float64)
+    low, high = np.split(codes, [codes.size * 4 // bits])
+    values = (low[:, None] >> np.arange(0, 32, 4, dtype=np.uint32) & 15).reshape(-1)
+    for i in range(values.size if bits > 4 else 0):
+        unit, code = divmod(i, 8)
+        share = 4 // (bits - 4)
+        byte = int(high[unit // share]) >> 8 * (code // 2)
+        upper = byte >> (bits - 4) * (2 * (unit % share) + code % 2) & (1 << bits - 4) - 1
+        values[i] |= upper << 4
+    return values.astype(np.float64)
 
 
 def test_every_format_has_a_layout() -> None:

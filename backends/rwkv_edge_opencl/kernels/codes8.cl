@@ -6,7 +6,7 @@ uint2 codes_of_inputs(char8 codes) { return as_uint2(codes); }
 
 Unit weight_unit(global const uint4 *weights, Member m, uint row, uint u) {
     global const uint *begin = (global const uint *)(weights + m.matrix);
-    const float2 scale = scale_of(m, begin + 2u * m.n_out * units(m), row, u);
+    const float2 scale = scale_of(m, begin, row, u);
     //if packed_dot
     return scaled(vload2(row * units(m) + u, begin), scale);
     //else

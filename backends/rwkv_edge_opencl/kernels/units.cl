@@ -10,7 +10,7 @@ typedef Line Unit;
 float product(Line w, Line x) {
     const float codes = dot_4x8packed_ss_int(w.x, x.x) + dot_4x8packed_ss_int(w.y, x.y);
     const float scaled = as_float(w.z) * as_float(x.z) * codes;
-    return OFFSET ? scaled + as_float(w.w) * as_float(x.w) : scaled;
+    return OFFSET || ZERO ? scaled + as_float(w.w) * as_float(x.w) : scaled;
 }
 float unit_product(Unit w, Unit x) { return product(w, x); }
 

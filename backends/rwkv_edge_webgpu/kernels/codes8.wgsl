@@ -6,18 +6,14 @@ fn weight_word(i: u32) -> u32 { return weights[i / 2u][i % 2u]; }
 
 //if packed_dot
 fn codes_of_inputs(lo: vec4<i32>, hi: vec4<i32>) -> vec2<u32> { return vec2(pack4xI8(lo), pack4xI8(hi)); }
-//else
-fn four(word: u32) -> vec4<f32> {
-    return vec4<f32>(vec4<i32>(vec4(word << 24u, word << 16u, word << 8u, word)) >> vec4(24u));
-}
 //end
 
 fn weight_unit(m: Member, row: u32, u: u32) -> Unit {
     let codes = weights[2u * m.matrix + row * units(m) + u];
-    let scale = scale_of(m, 4u * m.matrix + 2u * m.n_out * units(m), row, u);
+    let scale = scale_of(m, row, u);
     //if packed_dot
     return scaled(codes, scale);
     //else
-    return scaled(four(codes.x), four(codes.y), scale);
+    return scaled(vec4<f32>(unpack4xI8(codes.x)), vec4<f32>(unpack4xI8(codes.y)), scale);
     //end
 }

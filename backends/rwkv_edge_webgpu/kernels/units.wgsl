@@ -10,7 +10,7 @@ alias Unit = Line;
 fn product(w: Line, x: Line) -> f32 {
     let codes = f32(dot4I8Packed(w.x, x.x) + dot4I8Packed(w.y, x.y));
     let scaled = bitcast<f32>(w.z) * bitcast<f32>(x.z) * codes;
-    if (OFFSET == 0u) { return scaled; }
+    if (OFFSET == 0u && ZERO == 0u) { return scaled; }
     return scaled + bitcast<f32>(w.w) * bitcast<f32>(x.w);
 }
 fn unit_product(w: Unit, x: Unit) -> f32 { return product(w, x); }
