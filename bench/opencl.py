@@ -2,7 +2,9 @@
 
     python -m bench.opencl /tmp/m/rwkv7-1.5b.pth [--strategy "opencl fp16"] [--tokens 64] [--prompt 512] [--rounds 5] [--save]
 
-The columns are those of `bench.webgpu`. On a CPU (PoCL) they say little: its threads share the cores with the host.
+The columns are those of `bench.webgpu`. Nothing is encoded ahead: all of "host ms" is exposed, but for what the host enqueues
+while the device is at an earlier kernel of the same step. On a CPU (PoCL) they say little: its threads share the cores with the
+host.
 """
 from typing import Any
 

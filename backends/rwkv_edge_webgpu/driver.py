@@ -1,18 +1,17 @@
 """An open WebGPU device: buffers, pipelines, bind groups, and one submission per launch."""
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import wgpu
 from numpy.typing import NDArray
-from wgpu.backends.wgpu_native import ffi, lib
 
 from rwkv_edge.device.driver import Grid, Limits, Step
 from rwkv_edge.device.failures import Failure, explained
 from rwkv_edge.device.found import Found
-from rwkv_edge_webgpu.opened import OPENED, Opened
+from rwkv_edge_webgpu.commands import Commands, Launch, Recording
+from rwkv_edge_webgpu.opened import OPENED
 from rwkv_edge_webgpu.source import DIALECT
 from rwkv_edge_webgpu.staging import Staging
 
@@ -29,29 +28,6 @@ def kind_of(error: Exception) -> Failure:
     return "lost" if "lost" in text or "destroyed" in text else "other"
 
 
-def encode(compute: Any, handles: Sequence[tuple[Any, Any]], grids: Sequence[Grid]) -> None:
-    """Launch after launch into a compute pass.
-
-    Straight to wgpu-native: 1.2 us a launch where wgpu-py's methods take 3.1 us, of which a token has hundreds. What is wrong
-    with a launch is reported when the pass is finished, so that nothing is missed.
-    """
-    set_pipeline, set_bind_group = lib.wgpuComputePassEncoderSetPipeline, lib.wgpuComputePassEncoderSetBindGroup
-    dispatch, null = lib.wgpuComputePassEncoderDispatchWorkgroups, ffi.NULL
-    for (pipeline, group), (x, y, z) in zip(handles, grids, strict=True):
-        if x and y:
-            set_pipeline(compute, pipeline)
-            set_bind_group(compute, 0, group, 0, null)
-            dispatch(compute, x, y, z)
-
-
-@dataclass(slots=True, eq=False)
-class Recording:
-    """handles: wgpu-native's own of each step's (pipeline, bind group).  kept: the objects behind them."""
-
-    handles: list[tuple[Any, Any]]
-    kept: list[Any]
-
-
 class WebGpuDriver:
     """See `rwkv_edge.device.driver.Driver`."""
 
@@ -59,15 +35,16 @@ class WebGpuDriver:
 
     def __init__(self, adapter: Found) -> None:
         self.name = adapter.name
-        self._opened: Opened | None = None
-        with self._explained("cannot be opened"):
+        with explained(self.name, "cannot be opened", kind_of, lambda: None):
             self._opened = OPENED.get(adapter)
+        self._turn = self._opened.turn
         self.device, self.features = self._opened.device, self._opened.features
         limits = self.device.limits
         binding = int(limits["max-storage-buffer-binding-size"])
         self.limits = Limits(min(binding, GUARANTEED_BINDING), int(limits["max-compute-workgroups-per-dimension"]))
         self._memories: set[Any] = set()
         self._staging = Staging(self.device)
+        self._commands = Commands(self.device)
 
     @property
     def live(self) -> int:
@@ -79,44 +56,48 @@ class WebGpuDriver:
         """Seconds for the device, in all."""
         return self._staging.waited
 
-    @contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
-        """In this model's turn."""
-        with self._opened.turn if self._opened else nullcontext(), explained(self.name, what, kind_of, self._forget):
-            yield
+    @property
+    def ahead(self) -> float:
+        """Seconds of the host's work that the device did not wait for: on the next launch, while it was at one. In all."""
+        return self._commands.seconds
+
+    def _explained(self, what: str) -> AbstractContextManager[None]:
+        return explained(self.name, what, kind_of, self._forget)
 
     def _forget(self) -> None:
-        if self._opened:
-            OPENED.forget(self._opened)
+        """Of a device that is lost."""
+        self._commands.forget()
+        OPENED.forget(self._opened)
 
     def allocate(self, nbytes: int, what: str) -> Any:
         size = max(16, -(-nbytes // 16) * 16)
-        with self._explained(f"has no {size / 1e6:.1f} MB for {what}"):
+        with self._turn, self._explained(f"has no {size / 1e6:.1f} MB for {what}"):
             memory = self.device.create_buffer(size=size, usage=STORAGE)
         self._memories.add(memory)
         return memory
 
     def free(self, memory: Any) -> None:
-        with self._explained("did not take memory back"):
+        with self._turn, self._explained("did not take memory back"):
+            self._commands.forget()
             self._memories.discard(memory)
             memory.destroy()
 
     def write(self, memory: Any, offset: int, data: NDArray[Any]) -> None:
-        with self._explained("did not take data"):
+        with self._turn, self._explained("did not take data"):
             self.device.queue.write_buffer(memory, offset, data)
 
     def read(self, memory: Any, offset: int, out: NDArray[Any]) -> None:
-        with self._explained("did not give data back"):
+        with self._turn, self._explained("did not give data back"):
             encoder = self.device.create_command_encoder()
-            self._staging.submit(encoder, memory, offset, out)
+            encoder.copy_buffer_to_buffer(memory, offset, self._staging.reserved(out.nbytes), 0, out.nbytes)
+            self.device.queue.submit([encoder.finish()])
+            self._staging.bring(out)
 
     def record(self, steps: Sequence[Step], arena: Any, vectors: Any, states: Any, inputs: Any) -> Recording:
         words = np.zeros((len(steps), WORDS_BYTES // 4), np.uint32)
         for row, step in zip(words, steps, strict=True):
             row[: len(step.words)] = step.words
-        device = self._opened
-        assert device is not None
-        with self._explained("did not take the kernels"):
+        with self._turn, self._explained("did not take the kernels"):
             memory = self.device.create_buffer_with_data(data=words, usage=USAGE.UNIFORM)
             common = {0: arena, 1: vectors, 3: states, 4: inputs}
             recorded = []
@@ -125,23 +106,23 @@ class WebGpuDriver:
                 entries = [{"binding": at, "resource": {"buffer": buffer}} for at, buffer in bound.items()]
                 resource = {"buffer": memory, "offset": i * WORDS_BYTES, "size": WORDS_BYTES}
                 entries.append({"binding": 5, "resource": resource})
-                group = self.device.create_bind_group(layout=device.bindings, entries=entries)
-                recorded.append((device.pipeline(step.kernel), group))
+                group = self.device.create_bind_group(layout=self._opened.bindings, entries=entries)
+                recorded.append((self._opened.pipeline(step.kernel), group))
         handles = [(pipeline._internal, group._internal) for pipeline, group in recorded]
-        return Recording(handles, [recorded, memory])
+        return Recording(handles, recorded, memory)
 
     def launch(
         self, recording: Recording, grids: Sequence[Grid], arena: Any, offset: int, out: NDArray[np.float32]
     ) -> None:
-        with self._explained("did not run the kernels"):
-            encoder = self.device.create_command_encoder()
-            compute = encoder.begin_compute_pass()
-            encode(compute._internal, recording.handles, grids)
-            compute.end()
-            self._staging.submit(encoder, arena, offset, out)
+        with self._turn, self._explained("did not run the kernels"):
+            target = self._staging.reserved(out.nbytes) if out.size else None
+            self._commands.submit(Launch(recording, grids, arena, offset, target, out.nbytes))
+            if out.size:
+                self._staging.bring(out)
 
     def close(self) -> None:
-        with self._explained("did not take memory back"):
+        with self._turn, self._explained("did not take memory back"):
+            self._commands.close()
             for memory in self._memories:
                 memory.destroy()
             self._memories.clear()

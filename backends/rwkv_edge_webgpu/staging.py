@@ -2,7 +2,6 @@
 import time
 from typing import Any
 
-import numpy as np
 import wgpu
 from numpy.typing import NDArray
 from wgpu.backends.wgpu_native import ffi, lib
@@ -31,20 +30,24 @@ class Staging:
     def nbytes(self) -> int:
         return self._buffer.size if self._buffer else 0
 
-    def submit(self, encoder: Any, memory: Any, offset: int, out: NDArray[Any]) -> None:
-        """Submit what was encoded and a copy behind it; wait for it unless there is nothing to bring."""
-        if not out.size:
-            self.device.queue.submit([encoder.finish()])
-            return
-        buffer = self._of(out.nbytes)
-        encoder.copy_buffer_to_buffer(memory, offset, buffer, 0, out.nbytes)
-        self.device.queue.submit([encoder.finish()])
-        self._buffer = None  # until all went well: what an interrupt leaves half mapped cannot be used again
-        handle = buffer._internal
-        self._map(handle, out.nbytes)
-        mapped = ffi.buffer(lib.wgpuBufferGetMappedRange(handle, 0, out.nbytes), out.nbytes)
-        out.reshape(-1).view(np.uint8)[:] = np.frombuffer(mapped, np.uint8)
-        lib.wgpuBufferUnmap(handle)
+    def reserved(self, nbytes: int) -> Any:
+        """The buffer, with room for these: for commands to copy to."""
+        if self.nbytes < nbytes:
+            self.close()
+            size = max(SMALLEST, 1 << (nbytes - 1).bit_length())
+            self._buffer = self.device.create_buffer(size=size, usage=wgpu.BufferUsage.MAP_READ | wgpu.BufferUsage.COPY_DST)
+        return self._buffer
+
+    def bring(self, out: NDArray[Any]) -> None:
+        """Wait for what was submitted, and fill `out` from the buffer's begin."""
+        buffer, self._buffer = self._buffer, None
+        try:
+            self._map(buffer._internal, out.nbytes)
+            ffi.memmove(ffi.from_buffer(out), lib.wgpuBufferGetMappedRange(buffer._internal, 0, out.nbytes), out.nbytes)
+            lib.wgpuBufferUnmap(buffer._internal)
+        except BaseException:  # an interrupt may leave it mapped, and of no more use
+            buffer.destroy()
+            raise
         self._buffer = buffer
 
     def close(self) -> None:
@@ -61,13 +64,6 @@ class Staging:
         self.waited += time.perf_counter() - start
         if self._ends[0]:
             raise RuntimeError(self._ends[0])
-
-    def _of(self, nbytes: int) -> Any:
-        if self.nbytes < nbytes:
-            self.close()
-            size = max(SMALLEST, 1 << (nbytes - 1).bit_length())
-            self._buffer = self.device.create_buffer(size=size, usage=wgpu.BufferUsage.MAP_READ | wgpu.BufferUsage.COPY_DST)
-        return self._buffer
 
 
 def _callback(ends: list[str]) -> Any:

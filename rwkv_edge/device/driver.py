@@ -1,7 +1,7 @@
 """What a backend adds to this room: a device's memory, its kernel language, and launches."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,7 @@ class Dialect:
     end_case: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunShape:
+class RunShape(NamedTuple):
     """rows: T tokens.  outputs: rows with logits.  segments: sequences."""
 
     rows: int

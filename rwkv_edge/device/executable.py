@@ -2,6 +2,8 @@
 import os
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
+from operator import is_not
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,20 @@ from rwkv_edge.errors import BackendError
 
 MOST_ROWS = 512
 Variant = tuple[bool, int, int]  # one token each; tokens at a time in matrix products, and in those of outputs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """Of runs of one shape. arena: bytes.  outputs_begin: of the rows with outputs there, in numbers.
+
+    results: bytes before each.  grids: of each step.
+    """
+
+    variant: Variant
+    arena: int
+    outputs_begin: int
+    results: list[int]
+    grids: list[Grid]
 
 
 class DeviceExecutable:
@@ -41,9 +57,10 @@ class DeviceExecutable:
         self._arena, self._inputs = Room(driver, "activations"), Room(driver, "inputs")
         self._state_size = plan.state_size
         self._most_rows = self._rows_that_fit()
-        self._recordings: dict[Variant, tuple[Any, list[Step]]] = {}
-        self._recorded_with: tuple[Any, ...] = ()
-        self._grids: dict[tuple[Variant, RunShape], list[Grid]] = {}
+        self._layouts: dict[tuple[bool, RunShape], Layout] = {}
+        self._steps: dict[Variant, list[Step]] = {}
+        self._recordings: dict[Variant, Any] = {}
+        self._recorded_with: tuple[Any, ...] = (None,) * 4
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._closed = False
@@ -70,12 +87,9 @@ class DeviceExecutable:
             inputs.check(batch, self._state_size, self._n_vocab, self._input_widths)
             buffers = self.plan.results
             results = [np.empty((len(batch.outputs if b.per_output else batch.tokens), b.width), np.float32) for b in buffers]
-            done = [0] * len(buffers)
             for piece in inputs.pieces(batch, self._most_rows, self._seats.most):
-                n = {True: piece.shape.outputs, False: piece.shape.rows}
-                ends = [at + n[buffer.per_output] for at, buffer in zip(done, buffers, strict=True)]
-                self._run(piece, batch, [rows[at:end] for rows, at, end in zip(results, done, ends, strict=True)])
-                done = ends
+                part = {True: piece.wanted, False: slice(piece.begin, piece.end)}
+                self._run(piece, batch, [rows[part[b.per_output]] for rows, b in zip(results, buffers, strict=True)])
             return results
 
     def prepare(self) -> None:
@@ -84,7 +98,7 @@ class DeviceExecutable:
         try:
             self._arena.reserve(4 * arena.floats(1, 1))
             self._inputs.reserve(4 * (inputs.HEAD + sum(op.out.width for op in self._host_rows)))
-            self._recording((True, 1, 1), RunShape(1, 1, 1))
+            self._recording((True, 1, 1))
         except BaseException:
             self.close()
             raise
@@ -120,39 +134,47 @@ class DeviceExecutable:
         return max(1, min(MOST_ROWS, self.driver.limits.binding // max(1, per_row)))
 
     def _run(self, piece: inputs.Piece, batch: Batch, out: list[NDArray[np.float32]]) -> None:
-        shape = piece.shape
-        variant = piece.one_each, tokens_at_once(shape.rows), tokens_at_once(shape.outputs)
-        arena = self._program.arenas[piece.one_each]
-        self._arena.reserve(4 * arena.floats(shape.rows, shape.outputs))
-        outputs_begin = arena.tokens.size * shape.rows
+        layout = self._layout(piece.one_each, piece.shape)
+        self._arena.reserve(layout.arena)
         seats = self._seats.take([batch.states[i] for i, _, _ in piece.segments])
-        words = inputs.words(piece, batch, seats, self._host_rows, outputs_begin)
+        words = inputs.words(piece, batch, seats, self._host_rows, layout.outputs_begin)
         self._inputs.reserve(words.nbytes)
         self.driver.write(self._inputs.memory, 0, words)
-        recording, grids = self._recording(variant, shape)
-        places = [
-            outputs_begin + arena.place(buffer) * shape.outputs if buffer.per_output else arena.place(buffer) * shape.rows
+        self.driver.launch(self._recording(layout.variant), layout.grids, self._arena.memory, layout.results[0], out[0])
+        for place, rows in zip(layout.results[1:], out[1:], strict=True):
+            if rows.size:
+                self.driver.read(self._arena.memory, place, rows)
+
+    def _layout(self, one_each: bool, shape: RunShape) -> Layout:
+        if (layout := self._layouts.get((one_each, shape))) is not None:
+            return layout
+        variant = one_each, tokens_at_once(shape.rows), tokens_at_once(shape.outputs)
+        arena = self._program.arenas[one_each]
+        begin = arena.tokens.size * shape.rows
+        results = [
+            4 * (begin + arena.place(buffer) * shape.outputs if buffer.per_output else arena.place(buffer) * shape.rows)
             for buffer in self.plan.results
         ]
-        self.driver.launch(recording, grids, self._arena.memory, 4 * places[0], out[0])
-        for place, rows in zip(places[1:], out[1:], strict=True):
-            if rows.size:
-                self.driver.read(self._arena.memory, 4 * place, rows)
+        grids = [step.grid(shape) for step in self._steps_of(variant)]
+        if len(self._layouts) > 256:
+            self._layouts.clear()
+        layout = Layout(variant, 4 * arena.floats(shape.rows, shape.outputs), begin, results, grids)
+        self._layouts[one_each, shape] = layout
+        return layout
 
-    def _recording(self, variant: Variant, shape: RunShape) -> tuple[Any, list[Grid]]:
+    def _steps_of(self, variant: Variant) -> list[Step]:
+        if variant not in self._steps:
+            self._steps[variant] = self._program.steps(*variant)
+        return self._steps[variant]
+
+    def _recording(self, variant: Variant) -> Any:
         memories = self._arena.memory, self._program.vectors, self._seats.memory, self._inputs.memory
-        if any(a is not b for a, b in zip(memories, self._recorded_with or (None,) * 4, strict=True)):
+        if any(map(is_not, memories, self._recorded_with)):
             self._recordings.clear()
             self._recorded_with = memories
         if variant not in self._recordings:
-            steps = self._program.steps(*variant)
-            self._recordings[variant] = self.driver.record(steps, *memories), steps
-        recording, steps = self._recordings[variant]
-        if (variant, shape) not in self._grids:
-            if len(self._grids) > 256:
-                self._grids.clear()
-            self._grids[variant, shape] = [step.grid(shape) for step in steps]
-        return recording, self._grids[variant, shape]
+            self._recordings[variant] = self.driver.record(self._steps_of(variant), *memories)
+        return self._recordings[variant]
 
 
 def tokens_at_once(rows: int) -> int:

@@ -27,12 +27,14 @@ class Piece:
     """Consecutive rows of a batch, `begin` to `end`: as many as the device takes at once.
 
     segments: (index in the batch, first row, end row) with rows counted from `begin`.  outputs: likewise.
+    wanted: which of the batch's outputs they are.
     """
 
     begin: int
     end: int
     segments: list[tuple[int, int, int]]
     outputs: NDArray[np.int32]
+    wanted: slice
 
     @property
     def shape(self) -> RunShape:
@@ -47,7 +49,7 @@ def pieces(batch: Batch, most_rows: int, most_segments: int) -> Iterator[Piece]:
     bounds = list(accumulate(batch.lengths, initial=0))
     if bounds[-1] <= most_rows and len(batch.lengths) <= most_segments:
         segments = [(i, bounds[i], bounds[i + 1]) for i in range(len(batch.lengths))]
-        yield Piece(0, bounds[-1], segments, batch.outputs)
+        yield Piece(0, bounds[-1], segments, batch.outputs, slice(len(batch.outputs)))
         return
     begin = first = 0
     while begin < bounds[-1]:
@@ -58,8 +60,8 @@ def pieces(batch: Batch, most_rows: int, most_segments: int) -> Iterator[Piece]:
             if bounds[first + 1] > end:
                 break
             first += 1
-        low, high = np.searchsorted(batch.outputs, (begin, end))
-        yield Piece(begin, end, segments, batch.outputs[low:high] - np.int32(begin))
+        wanted = slice(*np.searchsorted(batch.outputs, (begin, end)))
+        yield Piece(begin, end, segments, batch.outputs[wanted] - np.int32(begin), wanted)
         begin = end
 
 
@@ -67,27 +69,26 @@ def words(
     piece: Piece, batch: Batch, seats: Sequence[int], host_rows: Sequence[Embed | Input], outputs_begin: int
 ) -> NDArray[np.uint32]:
     """seats: where the states of the piece's segments begin.  host_rows: the ops whose rows come along."""
-    shape = piece.shape
-    owners_at = HEAD
-    segments_at = owners_at + shape.rows
-    outputs_at = segments_at + 3 * shape.segments
-    embedded_at = outputs_at + shape.outputs
-    out = np.empty(embedded_at + shape.rows * sum(op.out.width for op in host_rows), np.uint32)
-    out[:HEAD] = shape.rows, shape.outputs, shape.segments, outputs_begin, owners_at, segments_at, outputs_at, embedded_at
-    for i, ((_, first, end), seat) in enumerate(zip(piece.segments, seats, strict=True)):
-        out[owners_at + first : owners_at + end] = i
-        out[segments_at + 3 * i : segments_at + 3 * i + 3] = first, end, seat
-    out[outputs_at:embedded_at] = piece.outputs
-    at = embedded_at
-    for op in host_rows:
-        size = shape.rows * op.out.width
-        if isinstance(op, Input):
-            values = batch.inputs[op.number][piece.begin : piece.end]
-        else:
-            values = decode_blocks(op.weight.data[batch.tokens[piece.begin : piece.end]], op.weight.format)
-        out[at : at + size] = np.ascontiguousarray(values).view(np.uint32).reshape(-1)
-        at += size
-    return out
+    rows, outputs, segments = piece.shape
+    segments_at = HEAD + rows
+    outputs_at = segments_at + 3 * segments
+    # A list until it is whole: NumPy takes its time for a few numbers.
+    head = [rows, outputs, segments, outputs_begin, HEAD, segments_at, outputs_at, outputs_at + outputs]
+    for i, (_, first, end) in enumerate(piece.segments):
+        head += [i] * (end - first)
+    for (_, first, end), seat in zip(piece.segments, seats, strict=True):
+        head += first, end, seat
+    head += piece.outputs.tolist()
+    return np.concatenate([np.array(head, np.uint32), *(_bits(op, piece, batch) for op in host_rows)])
+
+
+def _bits(op: Embed | Input, piece: Piece, batch: Batch) -> NDArray[np.uint32]:
+    """The op's rows, one behind the other."""
+    if isinstance(op, Input):
+        values = batch.inputs[op.number][piece.begin : piece.end]
+    else:
+        values = decode_blocks(op.weight.data[batch.tokens[piece.begin : piece.end]], op.weight.format)
+    return values.reshape(-1).view(np.uint32)
 
 
 def check(batch: Batch, state_size: int, n_vocab: int | None, input_widths: Sequence[int]) -> None:

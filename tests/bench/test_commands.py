@@ -37,6 +37,10 @@ def test_a_device_is_measured(model: Path, name: str, monkeypatch: pytest.Monkey
     chosen = Namespace(strategy=name, prompt=10, tokens=2, rounds=1)
     row = gpu.measure(model, chosen, import_module(f"bench.{name}").copy)
     assert all(value > 0 for value in row.values() if isinstance(value, float))
+    host, exposed = row["least"], row["its least"]
+    assert isinstance(host, float)
+    assert isinstance(exposed, float)
+    assert exposed < host if name == "webgpu" else exposed == host  # WebGPU's driver encodes ahead
 
 
 @pytest.mark.parametrize("name", DEVICE_BACKENDS)

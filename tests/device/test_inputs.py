@@ -30,6 +30,7 @@ def test_pieces_cover_a_batch(most_rows: int, most_segments: int) -> None:
         assert piece.segments[-1][2] == piece.end - piece.begin
         for segment, first, end in piece.segments:
             rows += [(segment, piece.begin + row) for row in range(first, end)]
+        assert (piece.outputs + piece.begin).tolist() == whole.outputs[piece.wanted].tolist()
         outputs += (piece.outputs + piece.begin).tolist()
     assert rows == [(i, row) for i, (a, b) in enumerate([(0, 1), (1, 8), (8, 10), (10, 12), (12, 13)]) for row in range(a, b)]
     assert outputs == whole.outputs.tolist()
