@@ -22,7 +22,7 @@ from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import Plan, PlanBuilder
 from rwkv_edge.quant.samples import random_matrix
 
-logger = logging.getLogger("rwkv_edge")
+logger = logging.getLogger("rwkv_edge.devices")
 WIDTH, PRODUCTS = 2048, 14  # 62 MB: more than caches hold
 LEAST_RUNS, SECONDS = 3, 0.3
 UNFINISHED = (

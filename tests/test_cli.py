@@ -14,6 +14,7 @@ from rwkv_edge.cli import main
 from rwkv_edge.demo import MODEL_PATH
 from tests.checkpoints.pth import write_pth
 from tests.checkpoints.tiny import tiny
+from tests.conftest import DEVICE_BACKENDS, need_backend
 
 
 @pytest.fixture
@@ -28,6 +29,15 @@ def test_run_prints_the_prompt_and_its_continuation(byte_model_path: str, capsys
     assert out.startswith("Hello")
     assert len(out) > len("Hello\n")
     assert "first token after" in err
+
+
+@pytest.mark.parametrize("device", DEVICE_BACKENDS)
+def test_run_says_once_which_device_it_took(byte_model_path: str, device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    need_backend(device)
+    for _ in range(2):
+        assert main(["run", byte_model_path, "--strategy", device, "-p", "a", "-n", "2"]) == 0
+        notes = [line for line in capsys.readouterr().err.splitlines() if "note:" in line]
+        assert [note.startswith(f"rwkv-edge: note: {device} runs on ") for note in notes] == [True]
 
 
 def test_the_same_seed_prints_the_same_text(byte_model_path: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from rwkv_edge_cpu.image import Image
 if TYPE_CHECKING:
     from rwkv_edge_cpu.jit import Kernel
 
-_log = logging.getLogger("rwkv_edge")
+_log = logging.getLogger("rwkv_edge.kernels")
 _lock = threading.RLock()
 
 

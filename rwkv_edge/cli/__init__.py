@@ -3,10 +3,12 @@
 A user's mistake is one sentence on stderr, never a traceback.
 """
 import argparse
+import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from rwkv_edge import __version__
 from rwkv_edge.cli import backends, bench, cache, chat, compare, demo, info, ingest, perplexity, quantize, run, script, warmup
@@ -26,8 +28,31 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *rest: object, **named: object) -> None:
+@contextmanager
+def _noted_devices() -> Iterator[None]:
+    """Say which device was taken, and what is wrong with it."""
+    notes, devices = Notes(), logging.getLogger("rwkv_edge.devices")
+    devices.addHandler(notes)
+    devices.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        devices.removeHandler(notes)
+
+
+class Notes(logging.Handler):
+    """On standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _note(record.getMessage())
+
+
+def _note(message: object) -> None:
     print(f"rwkv-edge: note: {printable(message)}", file=sys.stderr)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *rest: object, **named: object) -> None:
+    _note(message)
 
 
 def _open_missing_streams() -> None:
@@ -49,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that lacks a character shows "?" instead of a traceback
             stream.reconfigure(errors="replace")
-    with warnings.catch_warnings():
+    with _noted_devices(), warnings.catch_warnings():
         warnings.simplefilter("always", PromptWarning)
         warnings.showwarning = _show_warning
         try:

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
     if args.model is None and (args.threads is not None or args.strategy is not None):
         raise InputError("--strategy and --threads belong to a model: give its file, too")
     start, lines = time.perf_counter(), Lines()
-    log = logging.getLogger("rwkv_edge")
+    log = logging.getLogger("rwkv_edge.kernels")
     log.addHandler(lines)
     log.setLevel(logging.INFO)
     if args.model is not None:

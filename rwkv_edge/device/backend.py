@@ -16,7 +16,7 @@ from rwkv_edge.plan import Plan
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.system_memory import total_memory
 
-logger = logging.getLogger("rwkv_edge")
+logger = logging.getLogger("rwkv_edge.devices")
 
 
 class DeviceBackend(ABC):
@@ -88,7 +88,7 @@ class DeviceBackend(ABC):
             return lambda plan: DeviceExecutable(plan, self.open(device))
 
         device = self._tested(compiler, choose(found, self._which, self.noun).without(*unwanted()))
-        logger.info("%s runs on %s %s", self.name, device.describe(), " ".join(device.features))
+        logger.info("%s runs on %s", self.name, device.describe())
         executable = compiler(device)(plan)
         executable.prepare()
         return executable
