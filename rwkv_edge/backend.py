@@ -145,7 +145,7 @@ class CompilesAhead(Protocol):
     """A backend that keeps what it compiles between processes."""
 
     def warm_up(self) -> None:
-        """Compile all that any model could need and that is not there yet; logs each piece (logger "rwkv_edge.kernels", INFO)."""
+        """Compile all that any model could need and that is not there yet; the logger "rwkv_edge.kernels" says each (INFO)."""
         ...
 
 
