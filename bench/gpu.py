@@ -87,6 +87,7 @@ def measure(path: Path, chosen: argparse.Namespace, copy: Copy) -> Row:
             "file": path.name,
             "strategy": chosen.strategy,
             "device": driver.name,
+            "features": " ".join(driver.features),
             "decode tok/s": median(decodes),
             "GB/s": read,
             "of copy": f"{100 * read / copied:.0f} % of {copied:.1f}",
