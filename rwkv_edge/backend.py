@@ -1,12 +1,15 @@
 """What a backend is: a package that turns a Plan into something that runs. plan.py defines the ops."""
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge.plan import Plan
+
+if TYPE_CHECKING:
+    from rwkv_edge.quant.convert import Conversions  # which needs what is defined here
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,18 @@ class HoldsStates(Protocol):
     """
 
     def fetch(self, state: NDArray[Any], release: bool = True) -> None: ...
+
+
+@runtime_checkable
+class SharesWeights(Protocol):
+    """An executable with copies of weights that others can compute with. plan: its ops."""
+
+    @property
+    def plan(self) -> Plan: ...
+
+    def beside(self, plan: Plan) -> Executable:
+        """What runs a plan of some of the ops, with the same copies. It is closed with this one."""
+        ...
 
 
 @runtime_checkable
@@ -137,6 +152,16 @@ class ReadsInPlace(Protocol):
     def compile_beside(self, plan: Plan, other: Executable | None, *, precision: str | None, threads: int | None) -> Executable:
         """As `compile`, without copies of weights. other: one of this backend that never runs at the same time: they may share
         memory and threads."""
+        ...
+
+
+@runtime_checkable
+class CopiesWeights(Protocol):
+    """A backend that copies the matrices of `MatMul` ops to a memory of its own: the host needs none of them afterwards, and
+    only a few at a time."""
+
+    def compile_converting(self, plan: Plan, conversions: "Conversions", *, precision: str | None) -> Executable:
+        """As `compile`; conversions: what its matrices are to become on their way."""
         ...
 
 

@@ -1,21 +1,13 @@
 """A text as one vector: what the model makes of it before the head turns that into logits."""
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge.errors import InputError
-from rwkv_edge.plan import Plan
 
 Pooling = Literal["last", "mean"]
-
-
-def without_head(plan: Plan) -> Plan:
-    """The same model up to its final norm: the rows that the head's matrix would multiply, [outputs, n_embd]."""
-    ops = plan.ops[:-1]
-    return replace(plan, ops=ops, buffers=plan.buffers[: ops[-1].out.index + 1], results=(ops[-1].out,))
 
 
 def check_pooling(pooling: str) -> None:

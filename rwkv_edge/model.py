@@ -17,7 +17,7 @@ from rwkv_edge.arch import ModelShape, build_plan, read_shape
 from rwkv_edge.backend import LimitsRuns
 from rwkv_edge.chat import Chat, Format, Message
 from rwkv_edge.chat.conversation import MAX_TOKENS as MAX_CHAT_TOKENS
-from rwkv_edge.embedding import Pooling, check_pooling, pooled, without_head
+from rwkv_edge.embedding import Pooling, check_pooling, pooled
 from rwkv_edge.errors import InputError
 from rwkv_edge.feeding import Feeder, Tokens, checked_tokens
 from rwkv_edge.fingerprint import fingerprint
@@ -30,7 +30,7 @@ from rwkv_edge.scoring import following, log_probabilities_of
 from rwkv_edge.state import State
 from rwkv_edge.state_tuning import load_state
 from rwkv_edge.stop import Stop, StopFinder, stop_strings, stops_of_each
-from rwkv_edge.strategy import compiled, default_strategy, parse
+from rwkv_edge.strategy import compiled, default_strategy, headless, parse
 from rwkv_edge.tokenizer import Tokenizer, tokenizer_for
 from rwkv_edge.weights import Hints, Weights, open_weights
 
@@ -95,6 +95,7 @@ class Model:
         placed = compiled(build_plan(self.weights), self._strategy, threads=threads, sparse=sparse, progress=progress)
         self._strategy = placed.strategy
         self.backend_name, self.plan, self._executable = placed.name, placed.plan, placed.executable
+        self.matrix_bytes = placed.matrix_bytes
         self._state_dtype = self._executable.state_dtype
         weights_per_token = sum(op.weight.size for op in self.plan.ops if isinstance(op, MatMul))
         self._tokens_at_once = min(TOKENS_PER_RUN, max(16, int(PRODUCTS_PER_RUN / weights_per_token)))
@@ -252,7 +253,8 @@ class Model:
         pooling: "last", of the last token, which has seen all others; or "mean", over the tokens.
         normalize: to Euclidean length 1, so that the dot product of two is their cosine similarity.
         state: what comes before the text; advanced in place.
-        The first call compiles the model once more, without its head; on a GPU that takes a second copy of its matrices.
+        The first call compiles the model once more, without its head. The weights are shared, except in a split with a device
+        that does not have the last layers: there it takes a second copy of its matrices.
         Raises InputError: no tokens, an id out of range, another pooling.
         """
         check_pooling(pooling)
@@ -272,8 +274,7 @@ class Model:
         """Inside a turn: what runs the model up to its head."""
         self._check_open()
         if self._embedder is None:
-            plan = without_head(self.plan)
-            executable = compiled(plan, self._strategy, threads=self._threads, sparse=False, allocated=True).executable
+            executable = headless(self._executable, self.plan, self._strategy, self._threads)
             self._finalizers.append(weakref.finalize(self, executable.close))
             self._embedder = Feeder(executable, self._tokens_at_once)
         return self._embedder

@@ -1,7 +1,7 @@
 """An open OpenCL device: buffers, kernels with their arguments, and one in-order queue."""
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from rwkv_edge.errors import BackendError
 from rwkv_edge_opencl.opened import OPENED, Opened
 from rwkv_edge_opencl.source import DIALECT
 
-CODE, FLAG = cl.status_code, cl.mem_flags
+CODE, FLAG, MAP = cl.status_code, cl.mem_flags, cl.map_flags
 NO_MEMORY = (CODE.MEM_OBJECT_ALLOCATION_FAILURE, CODE.OUT_OF_HOST_MEMORY)
 LOST = (CODE.OUT_OF_RESOURCES, CODE.DEVICE_NOT_AVAILABLE, CODE.INVALID_CONTEXT, CODE.INVALID_COMMAND_QUEUE)
 MOST_BINDING = 1 << 30  # larger matrices are split: indices in kernels have 32 bits
@@ -60,7 +60,8 @@ class OpenClDriver:
         threads = min(MOST_THREADS, about.max_work_group_size, about.max_work_item_sizes[0])
         self.limits = Limits(min(about.max_mem_alloc_size & ~15, MOST_BINDING), MOST_GROUPS, 1 << threads.bit_length() - 1)
         self._most = int(about.global_mem_size)
-        self._usage = FLAG.READ_WRITE | (FLAG.ALLOC_HOST_PTR if about.host_unified_memory else 0)
+        self._unified = bool(about.host_unified_memory)
+        self._usage = FLAG.READ_WRITE | (FLAG.ALLOC_HOST_PTR if self._unified else 0)
         self._memories: dict[Any, int] = {}
         self._waiting: list[Any] = []  # events of writes, which keep what is written
         self.waited = 0.0
@@ -97,6 +98,10 @@ class OpenClDriver:
 
     def write(self, memory: Any, offset: int, data: NDArray[Any]) -> None:
         wait = data.nbytes > SMALL or len(self._waiting) >= MOST_WAITING
+        if wait and self._unified:
+            with self.filling(memory, offset, data.nbytes) as out:
+                out[:] = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+            return
         source = np.ascontiguousarray(data) if wait else data.copy()
         with self._explained("did not take data"):
             event = cl.enqueue_copy(self.queue, memory, source, dst_offset=offset, is_blocking=wait)
@@ -105,12 +110,40 @@ class OpenClDriver:
         else:
             self._waiting.append(event)
 
+    @contextmanager
+    def filling(self, memory: Any, offset: int, nbytes: int) -> Iterator[NDArray[np.uint8]]:
+        if self._unified:
+            with self._mapped(memory, offset, nbytes, MAP.WRITE_INVALIDATE_REGION, "did not take data") as out:
+                yield out
+        else:
+            out = np.empty(nbytes, np.uint8)
+            yield out
+            self.write(memory, offset, out)
+
     def read(self, memory: Any, offset: int, out: NDArray[Any]) -> None:
+        if self._unified:
+            with self._mapped(memory, offset, out.nbytes, MAP.READ, "did not give data back") as data:
+                out.reshape(-1).view(np.uint8)[:] = data
+            return
         with self._explained("did not give data back"):
             start = time.perf_counter()
             cl.enqueue_copy(self.queue, out, memory, src_offset=offset, is_blocking=True)
             self.waited += time.perf_counter() - start
         self._waiting.clear()
+
+    @contextmanager
+    def _mapped(self, memory: Any, offset: int, nbytes: int, how: Any, failing: str) -> Iterator[NDArray[np.uint8]]:
+        """A part of memory that the device shares with the host, when all is done that was launched before."""
+        with self._explained(failing):
+            start = time.perf_counter()
+            array, _ = cl.enqueue_map_buffer(self.queue, memory, how, offset, (nbytes,), np.uint8)
+            self.waited += time.perf_counter() - start
+        self._waiting.clear()
+        try:
+            yield array
+        finally:
+            with self._explained(failing):
+                array.base.release(self.queue)
 
     def record(self, steps: Sequence[Step], arena: Any, vectors: Any, states: Any, inputs: Any) -> Recording:
         begins = np.cumsum([0, *(len(step.words) for step in steps)])

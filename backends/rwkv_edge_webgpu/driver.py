@@ -1,11 +1,12 @@
 """An open WebGPU device: buffers, pipelines, bind groups, and one submission per launch."""
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
 import wgpu
 from numpy.typing import NDArray
+from wgpu.backends.wgpu_native import ffi, lib
 
 from rwkv_edge.device.driver import Grid, Limits, Step
 from rwkv_edge.device.failures import Failure, explained
@@ -18,6 +19,7 @@ from rwkv_edge_webgpu.staging import Staging
 USAGE = wgpu.BufferUsage
 STORAGE = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST
 WORDS_BYTES = 512  # of a step's parameters, `words` in common.wgsl; a multiple of every offset alignment
+MOST_WAITING = 1 << 23  # bytes of writes, of which the library keeps copies until the queue has done them
 GUARANTEED_BINDING = 128 << 20  # what every WebGPU device can bind
 
 
@@ -43,6 +45,7 @@ class WebGpuDriver:
         binding = int(limits["max-storage-buffer-binding-size"])
         self.limits = Limits(min(binding, GUARANTEED_BINDING), int(limits["max-compute-workgroups-per-dimension"]))
         self._memories: set[Any] = set()
+        self._waiting = 0  # bytes of writes since the queue was waited for
         self._staging = Staging(self.device)
         self._commands = Commands(self.device)
 
@@ -83,8 +86,22 @@ class WebGpuDriver:
             memory.destroy()
 
     def write(self, memory: Any, offset: int, data: NDArray[Any]) -> None:
+        data = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
         with self._turn, self._explained("did not take data"):
-            self.device.queue.write_buffer(memory, offset, data)
+            for at in range(0, data.nbytes, MOST_WAITING):
+                piece = data[at : at + MOST_WAITING]
+                self.device.queue.write_buffer(memory, offset + at, piece)
+                self._waiting += piece.nbytes
+                if self._waiting >= MOST_WAITING:
+                    self.device.queue.submit([])
+                    lib.wgpuDevicePoll(self.device._internal, True, ffi.NULL)
+                    self._waiting = 0
+
+    @contextmanager
+    def filling(self, memory: Any, offset: int, nbytes: int) -> Iterator[NDArray[np.uint8]]:
+        data = np.empty(nbytes, np.uint8)
+        yield data
+        self.write(memory, offset, data)
 
     def read(self, memory: Any, offset: int, out: NDArray[Any]) -> None:
         with self._turn, self._explained("did not give data back"):

@@ -20,8 +20,9 @@ figure is the median of some rounds; what else runs takes its share."""
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """decode_gb_per_s: weights that a token multiplies with, as they are stored, times its rate; without the copies and the
-    weights that zeros skip. prefill_gmac_per_s: products of a prompt's token, times its rate. peak_mb: None where unknown."""
+    """decode_gb_per_s: weights that a token multiplies with, in the formats of the strategy, times its rate; without the copies
+    and the weights that zeros skip. prefill_gmac_per_s: products of a prompt's token, times its rate. peak_mb: None where
+    unknown."""
 
     backend: str
     open_s: float
@@ -86,7 +87,7 @@ def measured(model: Model, args: argparse.Namespace, open_s: float) -> Speed:
         args.prompt / prefill,
         args.prompt / prefill * sum(weight.size for weight in matrices) / 1e9,
         rate,
-        rate * sum(weight.nbytes for weight in matrices) / 1e9,
+        rate * model.matrix_bytes / 1e9,
         args.sequences * args.tokens / several,
         peak_mb(),
     )

@@ -13,6 +13,7 @@ from rwkv_edge.device.found import Compiler, Found, choose
 from rwkv_edge.device.source import Sources
 from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import Plan
+from rwkv_edge.quant.convert import Conversions
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.system_memory import total_memory
 
@@ -72,7 +73,11 @@ class DeviceBackend(ABC):
     def compile(
         self, plan: Plan, *, precision: str | None = None, threads: int | None = None, sparse: bool | None = None
     ) -> Executable:
-        """precision: None or "fp32", of activations and states.  threads, sparse: of no use here.
+        """precision: None or "fp32", of activations and states.  threads, sparse: of no use here. See `compile_converting`."""
+        return self.compile_converting(plan, Conversions(), precision=precision)
+
+    def compile_converting(self, plan: Plan, conversions: Conversions, *, precision: str | None) -> Executable:
+        """See `rwkv_edge.backend.CopiesWeights`.
 
         The first call for a device and driver runs a trial and a self-test (seconds), whose results are remembered.
         Raises BackendError where there is no such device, or it has too little memory, or computes wrongly.
@@ -89,7 +94,7 @@ class DeviceBackend(ABC):
 
         device = self._tested(compiler, choose(found, self._which, self.noun).without(*unwanted()))
         logger.info("%s runs on %s", self.name, device.describe())
-        executable = compiler(device)(plan)
+        executable = DeviceExecutable(plan, self.open(device), conversions)
         executable.prepare()
         return executable
 

@@ -1,5 +1,6 @@
 """What a backend adds to this room: a device's memory, its kernel language, and launches."""
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -88,6 +89,10 @@ class Driver(Protocol):
 
     def write(self, memory: Any, offset: int, data: NDArray[Any]) -> None:
         """Copy `data` to byte `offset`, before whatever is launched later."""
+        ...
+
+    def filling(self, memory: Any, offset: int, nbytes: int) -> AbstractContextManager[NDArray[np.uint8]]:
+        """As `write`, of so many bytes, which come to be in the block: all of them, in the array that it gets."""
         ...
 
     def read(self, memory: Any, offset: int, out: NDArray[Any]) -> None:

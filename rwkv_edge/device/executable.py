@@ -18,6 +18,7 @@ from rwkv_edge.device.program import Program
 from rwkv_edge.device.stages import refuse_unknown
 from rwkv_edge.device.states import Seats
 from rwkv_edge.errors import BackendError
+from rwkv_edge.quant.convert import Conversions
 
 MOST_ROWS = 512
 Variant = tuple[bool, int, int]  # one token each; tokens at a time in matrix products, and in those of outputs
@@ -38,22 +39,34 @@ class Layout:
 
 
 class DeviceExecutable:
-    """See `rwkv_edge.backend.HoldsStates`. Owns its driver and closes it, also where the device cannot take the plan."""
+    """See `rwkv_edge.backend.HoldsStates`, `SharesWeights`. Owns its driver and closes it, also where the device cannot take
+    the plan; one that is `beside` another uses that one's."""
 
     state_dtype = np.dtype(np.float32)
 
-    def __init__(self, plan: p.Plan, driver: Driver) -> None:
-        self.plan, self.driver = plan, driver
+    def __init__(
+        self,
+        plan: p.Plan,
+        driver: Driver,
+        conversions: Conversions | None = None,
+        beside: "DeviceExecutable | None" = None,
+    ) -> None:
+        self.driver, self._beside = driver, beside
+        self._others: list[DeviceExecutable] = []  # that are beside this one
         self._host_rows = [op for op in plan.ops if isinstance(op, p.Embed | p.Input)]
         self._n_vocab = min((op.weight.shape[0] for op in self._host_rows if isinstance(op, p.Embed)), default=None)
         self._input_widths = [op.out.width for op in self._host_rows if isinstance(op, p.Input)]
         try:
             refuse_unknown(plan)
-            self._program = Program(plan, driver)
+            self._program: Program = (
+                beside._program.part(plan) if beside else Program(plan, driver, conversions or Conversions())
+            )
             self._seats = Seats(driver, plan.state_size)
         except BaseException:
-            driver.close()
+            if beside is None:
+                driver.close()
             raise
+        self.plan = self._program.plan
         self._arena, self._inputs = Room(driver, "activations"), Room(driver, "inputs")
         self._state_size = plan.state_size
         self._most_rows = self._rows_that_fit()
@@ -61,7 +74,7 @@ class DeviceExecutable:
         self._steps: dict[Variant, list[Step]] = {}
         self._recordings: dict[Variant, Any] = {}
         self._recorded_with: tuple[Any, ...] = (None,) * 4
-        self._lock = threading.RLock()
+        self._lock: threading.RLock = beside._lock if beside else threading.RLock()
         self._pid = os.getpid()
         self._closed = False
 
@@ -92,6 +105,12 @@ class DeviceExecutable:
                 self._run(piece, batch, [rows[part[b.per_output]] for rows, b in zip(results, buffers, strict=True)])
             return results
 
+    def beside(self, plan: p.Plan) -> "DeviceExecutable":
+        """See `SharesWeights`."""
+        with self._lock:
+            self._others.append(DeviceExecutable(plan, self.driver, beside=self))
+            return self._others[-1]
+
     def prepare(self) -> None:
         """Compile what single tokens need: a device that refuses does so now. Raises BackendError, and is closed then."""
         arena = self._program.arenas[True]
@@ -112,17 +131,25 @@ class DeviceExecutable:
             self._seats.fetch(state, release)
 
     def close(self) -> None:
-        """The states that are still on the device come back first."""
+        """The states that are still on the device come back first. What is beside this one is closed, too."""
         if os.getpid() != self._pid:
             return
         with self._lock:
             if self._closed:
                 return
             self._closed = True
+            for other in self._others:
+                other.close()
             with suppress(BackendError):  # of a device that is lost: who asks for a state will be told
                 self._seats.fetch_all()
             self._recordings.clear()
-            self.driver.close()
+            if self._beside is None:
+                self.driver.close()
+                return
+            with suppress(BackendError):
+                for memory in (self._arena.memory, self._inputs.memory, self._seats.memory):
+                    if memory is not None:
+                        self.driver.free(memory)
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:

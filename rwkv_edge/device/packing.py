@@ -89,11 +89,13 @@ def layout_of(tensor: Tensor) -> Layout:
     return LAYOUTS[tensor.format]
 
 
-def pack(tensor: Tensor, begin: int, end: int) -> Words:
-    """Rows `begin` to `end` of a matrix, [layout.words(end - begin, n_in)] words."""
+def pack(tensor: Tensor, begin: int, end: int, out: Words | None = None) -> Words:
+    """Rows `begin` to `end` of a matrix, [layout.words(end - begin, n_in)] words. out: where they are written."""
     layout, n_in = layout_of(tensor), tensor.shape[1]
-    out = np.zeros(layout.words(end - begin, n_in), "<u4")
+    if out is None:
+        out = np.empty(layout.words(end - begin, n_in), "<u4")
     codes = out[: layout.code_words(end - begin, n_in)]
+    out[0 if n_in % UNIT else codes.size :] = 0  # what is not written below
     if layout.code_bits >= 16:
         numbers = codes.view(f"<u{layout.code_bits // 8}").reshape(end - begin, -1)
         numbers[:, :n_in] = tensor.data[begin:end].view(numbers.dtype)

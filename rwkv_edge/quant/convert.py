@@ -2,7 +2,8 @@
 
 A word gives the same matrices as the file that `quantize` makes of that type: there is one table, `convert.mix`.
 """
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ class WeightFormat:
     type: str
     precision: str | None = None
 
+
+PIECES_AHEAD = 2  # for each thread that converts
 
 WORDS: dict[str, WeightFormat] = {
     "fp32": WeightFormat("f32", "fp32"),
@@ -72,37 +75,75 @@ def converted_all(
     of a mapped source no more than these.  progress: called with the bytes of the source that are done, and all of them.
     Raises InputError for a type that is none.
     """
-    from concurrent.futures import ThreadPoolExecutor  # slow to import, and `import rwkv_edge` comes through here
+    return list(Conversions([(tensor, type) for tensor in tensors], threads=threads, progress=progress).each(tensors))
 
-    wanted = [wanted_format(tensor, type) for tensor in tensors]
-    total = sum(t.nbytes for t, format in zip(tensors, wanted, strict=True) if t.format != format)
-    if not total:
-        return list(tensors)
-    results, done = [], 0
-    with ThreadPoolExecutor(threads or cores()) as pool:
-        conversions = [Conversion.begin(pool, t, f) if t.format != f else t for t, f in zip(tensors, wanted, strict=True)]
-        try:
-            for conversion in conversions:
-                if isinstance(conversion, Tensor):
-                    results.append(conversion)
-                    continue
-                for future, nbytes in conversion.pieces:
-                    future.exception()
-                    done += nbytes
-                    if progress:
-                        progress(done, total)
-                results.append(conversion.result())
-        except BaseException:  # an interrupt does not wait for what has not begun
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return results
+
+class Conversions:
+    """Matrices that are converted when they are asked for.
+
+    wanted: each with its type; a matrix that is not there stays as it is.  threads, progress: as of `converted_all`.
+    """
+
+    def __init__(
+        self, wanted: Iterable[tuple[Tensor, str]] = (), *, threads: int | None = None, progress: Progress | None = None
+    ) -> None:
+        self._threads, self._progress = threads or cores(), progress
+        self._expect((tensor, wanted_format(tensor, type)) for tensor, type in wanted)
+
+    def format(self, tensor: Tensor) -> str:
+        """What a matrix becomes, its numbers permitting; after `look` also where they do not."""
+        return self._changing.get(id(tensor), (tensor, tensor.format))[1]
+
+    def each(self, tensors: Sequence[Tensor]) -> Generator[Tensor, None, None]:
+        """The matrices as they become, in this order: each when it is asked for, or so far ahead that all threads work."""
+        if not any(id(tensor) in self._changing for tensor in tensors):
+            yield from tensors
+            return
+        from concurrent.futures import ThreadPoolExecutor  # slow to import, and `import rwkv_edge` comes through here
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            try:
+                begun = (Conversion.begin(pool, tensor, self.format(tensor)) for tensor in tensors)
+                for conversion in _ahead(begun, PIECES_AHEAD * self._threads):
+                    yield self._result(conversion)
+            except BaseException:  # an interrupt does not wait for what has not begun
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def look(self) -> None:
+        """Convert all matrices, to know their formats; none is kept."""
+        sources = [tensor for tensor, _ in self._changing.values()]
+        self._expect([(source, made.format) for source, made in zip(sources, self.each(sources), strict=True)])
+
+    def _expect(self, formats: Iterable[tuple[Tensor, str]]) -> None:
+        self._changing = {id(tensor): (tensor, format) for tensor, format in formats if tensor.format != format}
+        self._total, self._done = sum(tensor.nbytes for tensor, _ in self._changing.values()), 0
+
+    def _result(self, conversion: "Conversion") -> Tensor:
+        for future, nbytes in conversion.pieces:
+            future.exception()
+            self._done += nbytes
+            if self._progress:
+                self._progress(self._done, self._total)
+        return conversion.result()
+
+
+def _ahead(conversions: "Iterable[Conversion]", pieces: int) -> "Iterator[Conversion]":
+    """The same, each when so many pieces of later ones have been begun."""
+    waiting: deque[Conversion] = deque()
+    for conversion in conversions:
+        waiting.append(conversion)
+        while sum(len(each.pieces) for each in waiting) - len(waiting[0].pieces) >= pieces:
+            yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
     """A matrix on its way to another format.
 
-    data: as in `Tensor`, filled by the pieces.  pieces: (what waits for a piece, its bytes in the source).
+    data: as in `Tensor`, filled by the pieces.  pieces: (what waits for a piece, its bytes in the source); none: it stays.
     """
 
     source: Tensor
@@ -112,6 +153,8 @@ class Conversion:
 
     @classmethod
     def begin(cls, pool: "Executor", source: Tensor, format: str) -> "Conversion":
+        if format == source.format:
+            return cls(source, format, source.data, ())
         entry = Entry(source.name, source.shape, format, (source,))
         data = empty(source.shape, format)
         pieces, row = [], 0
@@ -122,6 +165,8 @@ class Conversion:
         return cls(source, format, data, pieces)
 
     def result(self) -> Tensor:
+        if self.format == self.source.format:
+            return self.source
         try:
             for future, _ in self.pieces:
                 future.result()
@@ -132,9 +177,21 @@ class Conversion:
 
 def empty(shape: tuple[int, ...], format: str) -> NDArray[Any]:
     """`Tensor.data` for this shape and format."""
+    return np.empty(*_stored_as(shape, format))
+
+
+def absent(tensor: Tensor, format: str) -> Tensor:
+    """What tells of a matrix that is elsewhere: it has the memory of one row, and its numbers are NaN."""
+    shape, dtype = _stored_as(tensor.shape, format)
+    row = np.full(shape[-1] * dtype.itemsize, 255, np.uint8).view(dtype)
+    return replace(tensor, format=format, data=np.broadcast_to(row, shape))
+
+
+def _stored_as(shape: tuple[int, ...], format: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Of `Tensor.data`."""
     if FORMATS[format].is_float:
-        return np.empty(shape, FLOAT_STORAGE[format])
-    return np.empty((*shape[:-1], FORMATS[format].row_bytes(shape[-1])), np.uint8)
+        return shape, FLOAT_STORAGE[format]
+    return (*shape[:-1], FORMATS[format].row_bytes(shape[-1])), np.dtype(np.uint8)
 
 
 def encode_into(out: NDArray[Any], piece: Tensor, entry: Entry) -> None:

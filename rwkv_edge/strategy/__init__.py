@@ -11,13 +11,15 @@ Which backend runs which layers of a model, in which weight format, and in how m
     cut.py        a plan cut into stages
     split.py      an executable made of those of the stages
     compiling.py  all of it together
+    headless.py   the same without the model's head
 """
 from rwkv_edge.strategy.compiling import Compiled, compiled
 from rwkv_edge.strategy.grammar import Part, Strategy, default_strategy, parse
+from rwkv_edge.strategy.headless import headless
 from rwkv_edge.strategy.notices import FallbackWarning, StrategyNotice
 from rwkv_edge.strategy.words import WEIGHT_FORMATS
 
 __all__ = [
     "WEIGHT_FORMATS", "Compiled", "FallbackWarning", "Part", "Strategy", "StrategyNotice", "compiled",
-    "default_strategy", "parse",
+    "default_strategy", "headless", "parse",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """A plan and a strategy become an executable: layers to backends, weights to formats, stages to what runs them."""
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Any
@@ -8,11 +8,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from rwkv_edge import registry
-from rwkv_edge.backend import Backend, Executable, ReadsInPlace
+from rwkv_edge.backend import Backend, CopiesWeights, Executable, ReadsInPlace
 from rwkv_edge.convert.encoding import Progress
 from rwkv_edge.errors import BackendError, NotEnoughMemoryError, StrategyError
-from rwkv_edge.plan import Embed, MatMul, Op, Plan
-from rwkv_edge.quant.convert import converted_all
+from rwkv_edge.plan import Embed, MatMul, Plan
+from rwkv_edge.quant.convert import Conversions, absent
 from rwkv_edge.strategy.budget import suggestion, within_budget
 from rwkv_edge.strategy.cut import Stage, cut
 from rwkv_edge.strategy.devices import backends_for, reader_in_place
@@ -23,6 +23,7 @@ from rwkv_edge.strategy.placement import places
 from rwkv_edge.strategy.split import Link, SplitExecutable
 from rwkv_edge.system_memory import available_memory
 from rwkv_edge.weights.mapping import is_mapped
+from rwkv_edge.weights.tensor import Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,13 +43,17 @@ class Seat:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compiled:
-    """name: of the backends, in the order of their layers.  plan: the whole model's, with weights as the backends have them.
-    strategy: what was chosen, where it left something open."""
+    """name: of the backends, in the order of their layers.  strategy: what was chosen, where it left something open.
+
+    plan: the whole model's, with the weights that the host has: as the backends compute with them, or as stored where a device
+    has made copies.  matrix_bytes: of all that a token is multiplied with, in the formats that the backends compute with.
+    """
 
     name: str
     plan: Plan
     executable: Executable
     strategy: Strategy
+    matrix_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +106,21 @@ def _compiled(
     seats = _seats(parts, backends, max(1, len(plan.layer_starts)))
     if not options.allocated:
         _check_memory(seats, sizes)
-    plan = _in_formats(plan, seats, options.threads, options.progress)
+    conversions = Conversions(_wanted(plan, seats), threads=options.threads, progress=options.progress)
+    plan = _in_formats(plan, seats, conversions, options.threads)
     name = " -> ".join(name for name, _ in groupby(seat.backend.name for seat in seats))
     strategy = Strategy(tuple(_as_chosen(part, backend) for part, backend in zip(parts, backends, strict=True)))
     begins = [i for i, seat in enumerate(seats) if i == 0 or not seat.joins(seats[i - 1])]
+    executable: Executable
     if len(begins) == 1 and not seats[0].streamed:
-        precision = _precision(seats)
-        whole = seats[0].backend.compile(plan, precision=precision, threads=options.threads, sparse=options.sparse)
-        return Compiled(name, plan, whole, strategy)
-    stages = cut(plan, [plan.layer_starts[i] for i in begins[1:]])
-    groups = [seats[begin:end] for begin, end in pairwise([*begins, len(seats)])]
-    return Compiled(name, plan, _split(stages, groups, options.threads, options.sparse), strategy)
+        executable = _whole(plan, seats, conversions, options)
+    else:
+        stages = cut(plan, [plan.layer_starts[i] for i in begins[1:]])
+        groups = [seats[begin:end] for begin, end in pairwise([*begins, len(seats)])]
+        executable = _split(stages, groups, conversions, options)
+    matrices = [op.weight for op in plan.ops if isinstance(op, MatMul)]
+    nbytes = sum(absent(weight, conversions.format(weight)).nbytes for weight in matrices)
+    return Compiled(name, plan, executable, strategy, nbytes)
 
 
 def _as_chosen(part: Part, backend: Backend) -> Part:
@@ -146,54 +155,68 @@ def _check_memory(seats: Sequence[Seat], sizes: Sizes) -> None:
         raise NotEnoughMemoryError(f"the model needs {readable(need)} of memory, {readable(there)} are available; {fits}")
 
 
-def _in_formats(plan: Plan, seats: Sequence[Seat], threads: int | None, progress: Progress | None) -> Plan:
-    """The plan with its matrices in formats that were asked for and that the backends compute with.
-
-    A format that a backend does not know is decoded to float32: exact, at the price of memory. Where layers are streamed the
-    embedding stays as stored: a step reads a row of it.
-    """
+def _matrices(plan: Plan, seats: Sequence[Seat]) -> Iterator[tuple[int, Seat, MatMul | Embed]]:
+    """(position, seat, op) of all ops with a matrix."""
     bounds = [*(plan.layer_starts or (0,)), len(plan.ops)]
-    streams = any(seat.streamed for seat in seats)
-    ops = list(plan.ops)
-    wanted: dict[str, list[int]] = {}
-    matrices: list[tuple[int, Backend]] = []
     for seat, (begin, end) in zip(seats, pairwise(bounds), strict=True):
         for i in range(begin, end):
-            if isinstance(op := ops[i], MatMul | Embed):
-                matrices.append((i, seat.backend))
-                if seat.weight_format is not None and not (streams and isinstance(op, Embed)):
-                    wanted.setdefault(seat.weight_format, []).append(i)
+            if isinstance(op := plan.ops[i], MatMul | Embed):
+                yield i, seat, op
 
-    def convert(positions: Sequence[int], type: str) -> None:
-        found = [op.weight for i in positions if isinstance(op := ops[i], MatMul | Embed)]
-        for i, weight in zip(positions, converted_all(found, type, threads=threads, progress=progress), strict=True):
-            ops[i] = replace(ops[i], weight=weight)  # type: ignore[arg-type]
 
-    for type, positions in wanted.items():
-        convert(positions, type)
-    convert([i for i, backend in matrices if not backend.supports(_format(ops[i]))], "f32")
+def _wanted(plan: Plan, seats: Sequence[Seat]) -> Iterator[tuple[Tensor, str]]:
+    """The matrices for which a format was asked, with it. Where layers are streamed the embedding stays as stored: a step reads
+    a row of it."""
+    streams = any(seat.streamed for seat in seats)
+    for _, seat, op in _matrices(plan, seats):
+        if seat.weight_format is not None and not (streams and isinstance(op, Embed)):
+            yield op.weight, seat.weight_format
+
+
+def _in_formats(plan: Plan, seats: Sequence[Seat], conversions: Conversions, threads: int | None) -> Plan:
+    """The plan with those matrices converted that backends compute with where the host has them.
+
+    A format that a backend does not know is decoded to float32: exact, at the price of memory.
+    """
+    ops = list(plan.ops)
+    here = [(i, seat.backend, op) for i, seat, op in _matrices(plan, seats) if not _converts(seat.backend, op, conversions)]
+    made = list(conversions.each([op.weight for _, _, op in here]))
+    unknown = [weight for (_, backend, _), weight in zip(here, made, strict=True) if not backend.supports(weight.format)]
+    known = Conversions([(weight, "f32") for weight in unknown], threads=threads).each(made)
+    for (i, _, op), weight in zip(here, known, strict=True):
+        ops[i] = replace(op, weight=weight)
     return replace(plan, ops=tuple(ops))
 
 
-def _format(op: Op) -> str:
-    assert isinstance(op, MatMul | Embed)
-    return op.weight.format
+def _converts(backend: Backend, op: MatMul | Embed, conversions: Conversions) -> bool:
+    """Whether the backend takes the matrix as it is stored: the host only keeps that of an `Embed`, to look rows up."""
+    return (
+        isinstance(op, MatMul) and isinstance(backend, CopiesWeights) and backend.supports(conversions.format(op.weight))
+    )
+
+
+def _whole(plan: Plan, seats: Sequence[Seat], conversions: Conversions, options: Options) -> Executable:
+    """What runs a plan whose seats can be joined."""
+    backend, precision = seats[0].backend, _precision(seats)
+    if isinstance(backend, CopiesWeights):
+        return backend.compile_converting(plan, conversions, precision=precision)
+    return backend.compile(plan, precision=precision, threads=options.threads, sparse=options.sparse)
 
 
 def _split(
-    stages: Sequence[Stage], groups: Sequence[Sequence[Seat]], threads: int | None, sparse: bool | None
+    stages: Sequence[Stage], groups: Sequence[Sequence[Seat]], conversions: Conversions, options: Options
 ) -> SplitExecutable:
     links: list[Link] = []
     in_place: dict[int, Executable] = {}  # backend -> its last executable: those in one model never run at the same time
     try:
         for stage, seats in zip(stages, groups, strict=True):
-            backend, precision = seats[0].backend, _precision(seats)
+            backend = seats[0].backend
             if seats[0].streamed:
                 assert isinstance(backend, ReadsInPlace)
-                other = in_place.get(id(backend))
-                executable = backend.compile_beside(stage.plan, other, precision=precision, threads=threads)
+                other, precision = in_place.get(id(backend)), _precision(seats)
+                executable = backend.compile_beside(stage.plan, other, precision=precision, threads=options.threads)
             else:
-                executable = backend.compile(stage.plan, precision=precision, threads=threads, sparse=sparse)
+                executable = _whole(stage.plan, seats, conversions, options)
             if isinstance(backend, ReadsInPlace):
                 in_place[id(backend)] = executable
             links.append(Link(stage, executable, *(_streamed(stage.plan) if seats[0].streamed else ())))

@@ -49,7 +49,7 @@ class SplitExecutable:
     """
 
     def __init__(self, links: Sequence[Link]) -> None:
-        self._links = links
+        self.links = links
         self.state_dtype = links[0].executable.state_dtype
         self._held: dict[int, tuple[weakref.ref[Array], dict[int, Array]]] = {}  # id of the array -> itself, link -> copy
         self._lock = threading.RLock()
@@ -61,8 +61,8 @@ class SplitExecutable:
     @property
     def tokens_per_run(self) -> int:
         """See `rwkv_edge.backend.LimitsRuns`. Where layers are streamed long runs are best: each reads all of them."""
-        limits = [link.executable.tokens_per_run for link in self._links if isinstance(link.executable, LimitsRuns)]
-        return sys.maxsize if any(link.streamed for link in self._links) else min(limits, default=sys.maxsize)
+        limits = [link.executable.tokens_per_run for link in self.links if isinstance(link.executable, LimitsRuns)]
+        return sys.maxsize if any(link.streamed for link in self.links) else min(limits, default=sys.maxsize)
 
     def run(self, batch: Batch) -> Array:
         return self.run_all(batch)[0]
@@ -74,14 +74,14 @@ class SplitExecutable:
                 raise BackendError("this executable is closed")
             self._forget_the_dead()
             rows: dict[int, Array] = {}
-            for i, link in enumerate(self._links):
-                self._links[(i + 1) % len(self._links)].read_ahead()
+            for i, link in enumerate(self.links):
+                self.links[(i + 1) % len(self.links)].read_ahead()
                 states = [self._part(state, i) for state in batch.states]
                 given = [rows[index] for index in link.stage.takes]
                 results = link.executable.run_all(Batch(batch.tokens, batch.lengths, states, batch.outputs, given))
                 rows |= zip(link.stage.gives, results, strict=True)
                 link.release()
-            return [rows[index] for index in self._links[-1].stage.gives]
+            return [rows[index] for index in self.links[-1].stage.gives]
 
     def fetch(self, state: Array, release: bool = True) -> None:
         """See `HoldsStates`; a state that is wholly in its array already stays as it is."""
@@ -90,10 +90,10 @@ class SplitExecutable:
             if held is None or held[0]() is not state:
                 return
             for i, part in held[1].items():
-                executable = self._links[i].executable
+                executable = self.links[i].executable
                 assert isinstance(executable, HoldsStates)
                 executable.fetch(part, release)
-                state[self._links[i].stage.state] = part
+                state[self.links[i].stage.state] = part
             if release:
                 del self._held[id(state)]
 
@@ -107,7 +107,7 @@ class SplitExecutable:
                 if (state := held()) is not None:
                     with suppress(BackendError):  # of a device that is lost: who asks for a state will be told
                         self.fetch(state)
-            for link in self._links:
+            for link in self.links:
                 link.executable.close()
 
     def _turn(self) -> "threading.RLock":
@@ -118,7 +118,7 @@ class SplitExecutable:
 
     def _part(self, state: Array, i: int) -> Array:
         """What link i works on: a view of its part of the array, or the copy that its device knows."""
-        link = self._links[i]
+        link = self.links[i]
         view = state[link.stage.state]
         if not link.holds_states:
             return view

@@ -1,5 +1,6 @@
 """A driver without a device: memory is NumPy's, launches are noted."""
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,10 @@ class FakeDriver:
     def write(self, memory: NDArray[np.uint8], offset: int, data: NDArray[Any]) -> None:
         self.moved += 1
         memory[offset : offset + data.nbytes] = data.reshape(-1).view(np.uint8)
+
+    @contextmanager
+    def filling(self, memory: NDArray[np.uint8], offset: int, nbytes: int) -> Iterator[NDArray[np.uint8]]:
+        yield memory[offset : offset + nbytes]
 
     def read(self, memory: NDArray[np.uint8], offset: int, out: NDArray[Any]) -> None:
         self.moved += 1

@@ -16,6 +16,7 @@ from tests.checkpoints.tiny import VERSIONS, tiny
 from tests.conftest import DEVICE_BACKENDS, need_backend
 from tests.cpu.plans import deep_plan
 from tests.device.test_self_test import rounded
+from tests.test_generation import resident
 
 
 @pytest.fixture(params=DEVICE_BACKENDS)
@@ -111,7 +112,59 @@ def test_formats_of_a_strategy(device: str, format: str, bound: float, tmp_path:
         logits = model.forward(tokens)[0]
         np.testing.assert_allclose(logits, same.forward(tokens)[0], atol=1e-4)
         assert np.abs(logits - exact.forward(tokens)[0]).max() < bound
-        assert {tensor.format for tensor in model.plan.weights()} >= {rounded(format)}
+        executable: Any = model._executable
+        assert {tensor.format for tensor in executable.plan.weights()} >= {rounded(format)}
+        assert model.matrix_bytes == same.matrix_bytes
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's list of mappings")
+@pytest.mark.parametrize("format", ["", "fp16"])
+def test_the_file_is_not_kept_in_memory(device: str, format: str, tmp_path: Path) -> None:
+    """Only what its vectors need, and rows of the embedding."""
+    write_pth(tmp_path / "model.pth", tiny("7", n_vocab=65536), dtype="f32")
+    with Model(tmp_path / "model.pth", f"{device} {format}") as model:
+        model.forward([1, 65000])
+        kilobytes = resident(tmp_path / "model.pth")
+        assert kilobytes is not None
+        assert kilobytes < 12_000  # of 33 MB; the system may map 2 MB for a row
+
+
+@pytest.mark.parametrize("rest", ["", " *1 -> numpy q8_0 *1 -> {device} fp16", " *1 -> numpy fp16"])
+def test_progress_is_of_the_whole_model(device: str, rest: str, tiny_pth: Callable[[str], Path]) -> None:
+    calls: list[tuple[int, int]] = []
+    strategy = f"{device} fp16{rest.format(device=device)}"
+    with Model(tiny_pth("7"), strategy, progress=lambda *at: calls.append(at)) as model:
+        model.forward([1])
+    assert calls == sorted(calls)
+    assert len({total for _, total in calls}) == 1
+    assert calls[-1][0] == calls[-1][1]
+
+
+@pytest.mark.parametrize("split", ["{device} fp16", "numpy *1 -> {device} fp16", "{device} fp16 *1 -> numpy"])
+def test_an_embedding_comes_from_the_weights_that_are_there(
+    device: str, split: str, tiny_pth: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But where the last layers are elsewhere. What a sequence has seen goes along."""
+    path, strategy = tiny_pth("7"), split.format(device=device)
+    with Model(path, strategy) as model, Model(path, split.format(device="numpy")) as same:
+        _, state = model.forward([5, 9])
+        _, other = same.forward([5, 9])
+        if strategy.endswith("fp16"):
+            driver, allocated = driver_of(model), list[str]()
+            allocate = driver.allocate
+            monkeypatch.setattr(driver, "allocate", lambda nbytes, what: (allocated.append(what), allocate(nbytes, what))[1])
+        np.testing.assert_allclose(model.embed([20, 31], state), same.embed([20, 31], other), atol=1e-4)
+        if strategy.endswith("fp16"):
+            assert sorted(allocated) == ["activations", "inputs", "states"]
+        np.testing.assert_allclose(model.forward([7], state)[0], same.forward([7], other)[0], atol=1e-4)
+        model.embed([8], state)
+    same = Model(path, "numpy")
+    np.testing.assert_allclose(state.data, same.forward([5, 9, 20, 31, 7, 8])[1].data, atol=2e-3)
+
+
+def driver_of(model: Model) -> Any:
+    executable: Any = model._executable
+    return (executable.links[-1].executable if hasattr(executable, "links") else executable).driver
 
 
 def test_many_generations_leave_nothing_behind(model: Model) -> None:

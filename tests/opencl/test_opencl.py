@@ -235,6 +235,41 @@ def test_more_than_the_device_has(opencl: OpenClBackend) -> None:
     assert first.live == second.live == 0
 
 
+@pytest.mark.parametrize("unified", [True, False])
+def test_data_goes_there_and_back(opencl: OpenClBackend, cl: Any, unified: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through mapped memory where the device has the host's: there much is never copied by the driver."""
+    driver: Any = opencl.open(opencl.found()[0])
+    driver._unified = unified
+    small, large = np.arange(100, dtype=np.float32), np.arange(100_000, dtype=np.float32).reshape(100, 1000)
+    memory = driver.allocate(1 << 20, "data")
+    driver.write(memory, 64, small)
+    refused = "enqueue_copy" if unified else "enqueue_map_buffer"
+    monkeypatch.setattr(cl, refused, lambda *_, **__: pytest.fail(f"{refused} for much data"))
+    driver.write(memory, 512, large)
+    with driver.filling(memory, 16, 8) as out:
+        out[:] = range(1, 9)
+    found = np.zeros((1 << 18,), np.float32)
+    driver.read(memory, 0, found)
+    assert found[4:6].view(np.uint8).tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert not found[6:16].any()
+    np.testing.assert_array_equal(found[16:116], small)
+    np.testing.assert_array_equal(found[128 : 128 + large.size], large.reshape(-1))
+    assert not found[128 + large.size :].any()
+    assert driver.waited > 0
+    driver.close()
+
+
+def test_memory_is_unmapped_after_an_interrupt(opencl: OpenClBackend) -> None:
+    driver: Any = opencl.open(opencl.found()[0])
+    memory = driver.allocate(64, "data")
+    with pytest.raises(KeyboardInterrupt), driver.filling(memory, 0, 64):
+        raise KeyboardInterrupt
+    driver.write(memory, 0, np.ones(16, np.float32))
+    driver.read(memory, 0, found := np.zeros(16, np.float32))
+    assert (found == 1).all()
+    driver.close()
+
+
 def test_a_device_that_is_lost(opencl: OpenClBackend, cl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = deep_plan()
     executable: Any = opencl.compile(plan)
@@ -242,7 +277,8 @@ def test_a_device_that_is_lost(opencl: OpenClBackend, cl: Any, monkeypatch: pyte
     batch = Batch(np.array([1, 2], np.int32), [2], [state], np.array([1], np.int32))
     executable.run(batch)
     monkeypatch.setattr(cl, "enqueue_nd_range_kernel", raising(failure(cl, "OUT_OF_RESOURCES")))
-    monkeypatch.setattr(cl, "enqueue_copy", raising(failure(cl, "INVALID_COMMAND_QUEUE", "LogicError")))
+    for name in ("enqueue_copy", "enqueue_map_buffer"):
+        monkeypatch.setattr(cl, name, raising(failure(cl, "INVALID_COMMAND_QUEUE", "LogicError")))
     with pytest.raises(BackendError, match="was lost; open the model again, or use the cpu backend"):
         executable.run(batch)
     executable.close()

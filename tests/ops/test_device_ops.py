@@ -231,9 +231,9 @@ def limit(monkeypatch: pytest.MonkeyPatch, limits: Limits) -> None:
     monkeypatch.setattr(self_test, "wrong_once", lambda *_: "")
     opened = DeviceExecutable.__init__
 
-    def limited(self: DeviceExecutable, plan: Plan, driver: Any) -> None:
+    def limited(self: DeviceExecutable, plan: Plan, driver: Any, *more: Any) -> None:
         driver.limits = limits
-        opened(self, plan, driver)
+        opened(self, plan, driver, *more)
 
     monkeypatch.setattr(DeviceExecutable, "__init__", limited)
 

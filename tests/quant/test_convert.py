@@ -11,7 +11,7 @@ from bench.sizes import Sizes
 from rwkv_edge import InputError, Model, quantize
 from rwkv_edge.arch import build_plan
 from rwkv_edge.convert import MIXES
-from rwkv_edge.quant.convert import WORDS, converted, converted_all, converted_plan
+from rwkv_edge.quant.convert import WORDS, Conversions, converted, converted_all, converted_plan
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights import open_weights
 from rwkv_edge.weights.tensor import Tensor
@@ -129,6 +129,30 @@ def test_memory_is_the_result_and_some_pieces(tmp_path: Path) -> None:
     size = sum(tensor.nbytes for tensor in result.weights())
     assert size > 36e6
     assert peak < size + 40e6  # the embedding alone is 67 MB as floats
+
+
+def test_matrices_are_made_as_they_are_asked_for() -> None:
+    tensors = [matrix(f"blocks.{i}.ffn.key.weight", height=1000 + i) for i in range(30)]
+    calls: list[tuple[int, int]] = []
+    conversions = Conversions([(t, "q8_0") for t in tensors], threads=2, progress=lambda *at: calls.append(at))
+    assert conversions.format(tensors[0]) == "q8_0"
+    other = matrix("head.weight")
+    assert conversions.format(other) == "f32"
+    arriving = conversions.each([tensors[3], other, tensors[0]])
+    total = sum(tensor.nbytes for tensor in tensors)
+    for expected in (converted(tensors[3], "q8_0"), other, converted(tensors[0], "q8_0")):
+        np.testing.assert_array_equal(next(arriving).data, expected.data)
+    assert next(arriving, None) is None
+    assert calls == [(tensors[3].nbytes, total), (tensors[3].nbytes + tensors[0].nbytes, total)]
+
+
+def test_formats_are_known_when_the_numbers_were_looked_at() -> None:
+    right, wrong = matrix("head.weight"), matrix("emb.weight", largest=1e6)
+    conversions = Conversions([(right, "f16"), (wrong, "f16")])
+    assert [conversions.format(tensor) for tensor in (right, wrong)] == ["f16", "f16"]
+    conversions.look()
+    assert [conversions.format(tensor) for tensor in (right, wrong)] == ["f16", "f32"]
+    assert [tensor.format for tensor in conversions.each([wrong, right])] == ["f32", "f16"]
 
 
 def test_an_interrupt_ends_it() -> None:

@@ -12,6 +12,7 @@ from rwkv_edge.arch import build_plan
 from rwkv_edge.cli import main
 from rwkv_edge.errors import NotEnoughMemoryError
 from rwkv_edge.plan import Embed, MatMul
+from rwkv_edge.quant.convert import Conversions
 from rwkv_edge.strategy import WEIGHT_FORMATS, StrategyNotice, parse
 from rwkv_edge.strategy.budget import SMALLER, streaming
 from rwkv_edge.strategy.memory import Layer, Sizes, readable
@@ -94,7 +95,7 @@ def test_too_little_memory_is_found_before_it_is_taken(
     strategy: str, path: Path, sizes: Sizes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     need_backend("cpu")
-    monkeypatch.setattr("rwkv_edge.strategy.compiling.converted_all", lambda *_, **__: pytest.fail("nothing may be made yet"))
+    monkeypatch.setattr(Conversions, "each", lambda *_: pytest.fail("nothing may be made yet"))
     there = sizes.of_format(WEIGHT_FORMATS["q4"][0]).total
     device = strategy.split()[0].replace("auto", "cpu")
     for memory, fits in ((there, f'"{device} q4" needs {readable(there)}'), (there - 1, f'"{device} *0+", which reads')):

@@ -116,13 +116,43 @@ def test_auto_goes_on_with_a_notice(machine: Callable[..., None], monkeypatch: p
     def refuse(*_: Any, **__: Any) -> Any:
         raise BackendError("Radeon RX is out of memory")
 
-    monkeypatch.setattr(registry.load("webgpu"), "compile", refuse)
+    monkeypatch.setattr(registry.load("webgpu"), "compile_converting", refuse)
     with pytest.warns(FallbackWarning, match="running on the numpy backend: Radeon RX is out of memory"):
         chosen = compiled(deep_plan(), parse("auto"))
     assert chosen.name == "numpy"
     chosen.executable.close()
     with pytest.raises(BackendError, match="out of memory"):
         compiled(deep_plan(), parse("webgpu"))
+
+
+def test_much_data_is_written_piece_by_piece(gpu: WebGpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """wgpu keeps a copy of what is written until the queue has done it."""
+    from rwkv_edge_webgpu.driver import MOST_WAITING as most
+
+    driver: Any = gpu.open(gpu.found()[0])
+    memory = driver.allocate(3 * most, "data")
+    data = np.arange(3 * most // 4 - 8, dtype=np.uint32)
+    queue, waiting = driver.device.queue, [0]
+    write, submit = queue.write_buffer, queue.submit
+
+    def noted(memory: Any, at: int, piece: Any) -> None:
+        waiting.append(waiting[-1] + piece.nbytes)
+        write(memory, at, piece)
+
+    def done(commands: Any) -> None:
+        waiting.append(0)
+        submit(commands)
+
+    monkeypatch.setattr(queue, "write_buffer", noted)
+    monkeypatch.setattr(queue, "submit", done)
+    for _ in range(100):
+        driver.write(memory, 16, data[: most // 40])
+    driver.write(memory, 16, data)
+    assert most <= max(waiting) <= 2 * most
+    driver.read(memory, 0, found := np.ones(data.size + 4, np.uint32))
+    assert not found[:4].any()
+    np.testing.assert_array_equal(found[4:], data)
+    driver.close()
 
 
 def test_a_backend_without_devices() -> None:
