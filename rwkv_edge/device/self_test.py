@@ -16,7 +16,8 @@ from rwkv_edge.quant.samples import random_matrix
 WIDTH, N_HEAD, VOCABULARY = 256, 4, 32
 TOLERANCE = 1e-3  # of the largest number; a right one is below 1e-5
 LENGTHS = ([1], [11, 1, 5])
-FORMATS_TESTED = ("f32", "bf16", "q8_0", "q4_0", "q4_k", "q6_k")  # with f16 all decoders, and each form of scales and offsets
+FORMATS_TESTED = ("f32", "bf16", "q8_0", "q4_0", "q5_1", "q4_k", "q6_k")  # with f16 all widths, each form of scales and offsets
+PEAK = 127  # of whole numbers
 
 
 def wrong_once(compile: Callable[[p.Plan], Executable], *key: str) -> str:
@@ -56,9 +57,9 @@ def _error(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
 
 
 def _whole_numbers(rng: np.random.Generator, n_rows: int) -> NDArray[np.float32]:
-    """Inputs that lose nothing where they are rounded to bytes, with a scale for every eight: the largest of eight is 127."""
-    numbers = rng.integers(-127, 128, (n_rows, WIDTH))
-    numbers[:, ::8] = 127
+    """Inputs that lose nothing where they are rounded to bytes, with a scale for every eight: the largest of eight is PEAK."""
+    numbers = rng.integers(-PEAK, PEAK + 1, (n_rows, WIDTH))
+    numbers[:, ::8] = PEAK
     return numbers.astype(np.float32)
 
 
@@ -75,10 +76,13 @@ def small_plan() -> p.Plan:
 
     x = norm(b.add(b.embed(random_matrix(rng, "f32", VOCABULARY, WIDTH)), b.input(WIDTH)))
     before, whole_numbers = b.token_shift(x, b.slot("shift", WIDTH)), b.input(WIDTH)
+    total = x
     for format in FORMATS_TESTED:
-        matrix = random_matrix(rng, format, WIDTH, WIDTH)
-        mixed = b.lerp(x, before, vector(0, 1)) if FORMATS[format].is_float else whole_numbers
-        x = norm(b.add(x, b.matmul(mixed, matrix)))
+        matrix, is_float = random_matrix(rng, format, WIDTH, WIDTH), FORMATS[format].is_float
+        product = b.matmul(b.lerp(x, before, vector(0, 1)) if is_float else whole_numbers, matrix)
+        size = float(np.linalg.norm(matrix.decode(), axis=1).mean()) * (1 if is_float else PEAK / 2)
+        total = b.add(total, b.scale(product, 1 / size))  # none so large that it hides another's error
+    x = norm(total)
     r, k, v = (b.matmul(b.lerp(x, before, vector(0, 1)), random_matrix(rng, "f16", WIDTH, WIDTH)) for _ in range(3))
     decay, gate = b.activation(r, "decay7"), b.activation(v, "sigmoid")
     kk = b.l2_normalize(b.multiply(k, vector()), N_HEAD, 1e-12)

@@ -1,4 +1,5 @@
 """The self-test finds what is wrong, and what was found is kept."""
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ from rwkv_edge_numpy import backend as numpy_backend
 
 from rwkv_edge import findings, user_cache
 from rwkv_edge.device import self_test
-from rwkv_edge.plan import ACTIVATIONS, Activation, Op, Plan
+from rwkv_edge.plan import ACTIVATIONS, Activation, MatMul, Op, Plan
 from rwkv_edge.strategy import WEIGHT_FORMATS
+from rwkv_edge.weights.tensor import Tensor
 
 
 def rounded(word: str) -> str:
@@ -37,6 +39,21 @@ def test_a_right_device_passes() -> None:
 @pytest.mark.parametrize("factor", [1.01, np.nan, np.inf])
 def test_a_wrong_one_does_not(factor: float) -> None:
     assert "results of 1 tokens" in self_test.find_wrong(lambda plan: Wrong(plan, factor), numpy_backend.compile)
+
+
+PRODUCTS = [op for op in self_test.small_plan().ops if isinstance(op, MatMul)]
+
+
+@pytest.mark.parametrize("product", PRODUCTS, ids=[f"{op.weight.format} {op.out.index}" for op in PRODUCTS])
+def test_a_product_of_one_format_that_is_wrong(product: MatMul) -> None:
+    """Whichever: no result is so large that it hides another."""
+
+    def almost(plan: Plan) -> Any:
+        weight = Tensor("w", product.weight.shape, "f32", product.weight.decode() * np.float32(0.99))
+        changed = (replace(op, weight=weight) if isinstance(op, MatMul) and op.out == product.out else op for op in plan.ops)
+        return numpy_backend.compile(replace(plan, ops=tuple(changed)))
+
+    assert self_test.find_wrong(almost, numpy_backend.compile)
 
 
 def test_every_op_is_in_it() -> None:

@@ -46,7 +46,6 @@ class FakeDevice:
         self.max_work_group_size = 256
         vars(self).update(more)
 
-
     def get_info(self, what: int) -> int:
         assert what == features.MAX_SUBGROUPS
         if isinstance(self.subgroups, Exception):
