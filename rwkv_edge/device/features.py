@@ -9,13 +9,19 @@ import os
 from collections.abc import Collection, Iterable
 
 from rwkv_edge.device.driver import Kernel
+from rwkv_edge.errors import BackendError
 
+FEATURES = ("f16", "subgroup", "packed_dot")
 WITHOUT = "RWKV_EDGE_WITHOUT"  # in the environment: features that are left alone, with commas between them
 ONLY_FOR = {"f16": {"f16"}, "packed_dot": {"codes4", "codes8"}}  # kernel files; the others are of use to all
 
 
 def unwanted() -> list[str]:
-    return os.environ.get(WITHOUT, "").split(",")
+    """Raises BackendError for a name that is no feature's."""
+    names = [name.strip() for name in os.environ.get(WITHOUT, "").split(",") if name.strip()]
+    if unknown := [name for name in names if name not in FEATURES]:
+        raise BackendError(f"{WITHOUT} has {unknown[0]!r}; features are {', '.join(FEATURES)}")
+    return names
 
 
 def used(kernel: Kernel, features: Iterable[str]) -> set[str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from rwkv_edge.device.driver import Kernel
 
+ROOM = Path(__file__).parent  # its modules write the rest of a kernel, and pack weights
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sources:
@@ -30,9 +32,9 @@ class Sources:
         return "\n".join([*lines, *files]).replace("//CHOOSE", kernel.choose).replace("//BODY", kernel.body)
 
     def digest(self) -> str:
-        """Names the files' text."""
+        """Names the text of all that decides what a device is given: kernel files, the backend's modules, and those here."""
         digest = hashlib.sha256()
-        for path in sorted(self.folder.glob(f"*.{self.ending}")):
+        for path in sorted([*self.folder.glob(f"*.{self.ending}"), *self.folder.parent.glob("*.py"), *ROOM.glob("*.py")]):
             digest.update(path.read_bytes())
         return digest.hexdigest()
 

@@ -12,7 +12,7 @@ from rwkv_edge.backend import Batch
 from rwkv_edge.device import self_test
 from rwkv_edge.device.backend import DeviceBackend
 from rwkv_edge.device.driver import Kernel
-from rwkv_edge.device.features import WITHOUT, used, with_features
+from rwkv_edge.device.features import WITHOUT, unwanted, used, with_features
 from rwkv_edge.device.found import Found
 from rwkv_edge.plan import PlanBuilder
 from rwkv_edge.quant.formats import FORMATS
@@ -69,6 +69,15 @@ def test_features_concern_kernels() -> None:
     assert used(Kernel(("matmul", "f16", "dot"), (), ""), every) == {"f16", "subgroup"}
     assert used(Kernel(("matmul", "codes4", "tiles"), (), ""), every) == {"subgroup", "packed_dot"}
     assert used(Kernel(("rows",), (), ""), ()) == set()
+
+
+def test_what_is_unwanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, names in (("", []), ("f16, subgroup", ["f16", "subgroup"])):
+        monkeypatch.setenv(WITHOUT, text)
+        assert unwanted() == names
+    monkeypatch.setenv(WITHOUT, "f16,packed-dot")
+    with pytest.raises(BackendError, match="RWKV_EDGE_WITHOUT has 'packed-dot'; features are f16, subgroup, packed_dot"):
+        unwanted()
 
 
 class Card(DeviceBackend):
