@@ -104,10 +104,15 @@ class DeviceBackend(ABC):
         from rwkv_edge.device.trial import as_is_faster
 
         key = version(self.library), self.sources.digest()
-        device = as_is_faster(compiler, device, *key)
-        wrong = wrong_once(compiler(device), device.describe(), *device.features, device.driver, *key)
+        try:
+            device = as_is_faster(compiler, device, *key)
+            wrong = wrong_once(compiler(device), device.describe(), *device.features, device.driver, *key)
+        except BackendError as error:  # a compiler that refuses them; or no memory, which is not remembered
+            if not device.features:
+                raise
+            wrong = str(error)
         if wrong and device.features:
-            logger.warning("%s computes wrongly with %s, and goes on without", device.name, ", ".join(device.features))
+            logger.warning("%s goes on without %s: %s", device.name, ", ".join(device.features), wrong)
             device = device.without(*device.features)
             wrong = wrong_once(compiler(device), device.describe(), device.driver, *key)
         if wrong:

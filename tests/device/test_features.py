@@ -1,5 +1,6 @@
 """Features that only some devices have: kernels compute the same with them and without."""
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from rwkv_edge.device.backend import DeviceBackend
 from rwkv_edge.device.driver import Kernel
 from rwkv_edge.device.features import WITHOUT, unwanted, used, with_features
 from rwkv_edge.device.found import Found
+from rwkv_edge.device.trial import as_is_faster as trial
 from rwkv_edge.plan import PlanBuilder
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import Tensor
@@ -107,7 +109,31 @@ def test_features_that_work_are_used(
     for _ in range(2):  # the second time by what is remembered
         card.compile(deep_plan()).close()
         assert card.opened[-1] == used
-    assert ("a card computes wrongly with subgroup, and goes on without" in caplog.text) == (used == ())
+    assert ("a card goes on without subgroup: bad" in caplog.text) == (used == ())
+
+
+@pytest.mark.parametrize("features", [("subgroup",), ("subgroup", "packed_dot")])
+def test_a_card_whose_compiler_refuses_features(
+    features: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here the trial of one may meet it first."""
+
+    class Refusing(Card):
+        def found(self) -> list[Found]:
+            return [replace(found, features=features) for found in super().found()]
+
+        def open(self, device: Found) -> FakeDriver:
+            if device.features:
+                raise BackendError("no such function")
+            return super().open(device)
+
+    monkeypatch.setenv(user_cache.OVERRIDE, str(tmp_path))
+    monkeypatch.setattr("rwkv_edge.device.trial.as_is_faster", trial)
+    monkeypatch.setattr(self_test, "find_wrong", lambda compile, _: compile(deep_plan()).close() or "")
+    card = Refusing()
+    card.compile(deep_plan()).close()
+    assert card.opened[-1] == ()
+    assert f"a card goes on without {', '.join(features)}: no such function" in caplog.text
 
 
 def test_a_card_that_is_wrong_without_features_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
