@@ -105,9 +105,10 @@ def pack(tensor: Tensor, begin: int, end: int, out: Words | None = None) -> Word
     for at in range(begin, end, step):
         stop = min(end, at + step)
         blocks = np.ascontiguousarray(tensor.data[at:stop]).reshape(-1, FORMATS[tensor.format].block_bytes)
-        unpacked = unpack_blocks(blocks, tensor.format)
+        with np.errstate(all="ignore"):  # damaged scales give infinities and NaN
+            unpacked = unpack_blocks(blocks, tensor.format)
+            parts.append(_scales(unpacked, blocks, tensor.format, layout))
         _pack_codes(unpacked, layout, codes, slice(at - begin, stop - begin), n_in)
-        parts.append(_scales(unpacked, blocks, tensor.format, layout))
     scales = np.concatenate([part for section in zip(*parts, strict=True) for part in section])
     out[codes.size :].view(np.uint8)[: scales.size] = scales
     return out
@@ -140,16 +141,15 @@ def _high_plane(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 def _scales(unpacked: Unpacked, blocks: NDArray[np.uint8], format: str, layout: Layout) -> list[NDArray[np.uint8]]:
     """The bytes of each section: float16 [runs, 1 or 2]; or int8 [runs, 1 or 2], and float32 [blocks, 1 or 2]."""
     numbers = [unpacked.scales] if unpacked.offsets is None else [unpacked.scales, unpacked.offsets]
-    with np.errstate(all="ignore"):  # damaged scales
-        if not layout.block:
-            return [_bytes_of(numbers, "<f2")]
-        fields = blocks.view(BLOCK_LAYOUTS[format])[:, 0]
-        factors = [f32(fields["d"]) * BLOCK_SCALE.get(format, np.float32(1))]
-        if layout.offset:
-            factors.append(-f32(fields["dmin"]))
-        # The file's own integers: a float16 times a small integer is exact in float32.
-        integers = [np.nan_to_num(np.rint(n / factor)) for n, factor in zip(numbers, factors, strict=True)]
-        return [_bytes_of(integers, "i1"), _bytes_of(factors, "<f4")]
+    if not layout.block:
+        return [_bytes_of(numbers, "<f2")]
+    fields = blocks.view(BLOCK_LAYOUTS[format])[:, 0]
+    factors = [f32(fields["d"]) * BLOCK_SCALE.get(format, np.float32(1))]
+    if layout.offset:
+        factors.append(-f32(fields["dmin"]))
+    # The file's own integers: a float16 times a small integer is exact in float32.
+    integers = [np.nan_to_num(np.rint(n / factor)) for n, factor in zip(numbers, factors, strict=True)]
+    return [_bytes_of(integers, "i1"), _bytes_of(factors, "<f4")]
 
 
 def _bytes_of(columns: list[NDArray[np.float32]], dtype: str) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rwkv_edge.device.packing import LAYOUTS, layout_of, pack
+from rwkv_edge.quant.decode import LAYOUTS as BLOCK_LAYOUTS
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import Tensor
 from tests.ops.test_device_ops import blocks, stored
@@ -59,6 +60,25 @@ def test_weights_come_back(format: str) -> None:
     assert words.dtype == np.uint32
     assert len(words) == layout_of(tensor).words(5, width)
     np.testing.assert_allclose(unpacked(words, tensor, 5), tensor.decode()[2:7], rtol=1e-6, atol=1e-7)
+
+
+SCALES = [(format, name) for format, dtype in BLOCK_LAYOUTS.items() for name in {"d", "dmin", "m"} & set(dtype.names or ())]
+
+
+@pytest.mark.parametrize(("format", "field"), sorted(SCALES))
+@pytest.mark.filterwarnings("error")
+def test_damaged_scales(format: str, field: str) -> None:
+    """Are no more than numbers: without a warning, what is finite in the file is the same here, and nothing else is finite."""
+    tensor = blocks(format, 6, 512)
+    tensor = Tensor(tensor.name, tensor.shape, format, tensor.data.copy())
+    fields = tensor.data.reshape(-1, FORMATS[format].block_bytes).view(BLOCK_LAYOUTS[format])[:, 0]
+    first_blocks = fields[:: len(fields) // 6]
+    first_blocks[field] = 0, np.inf, -np.inf, np.nan, 6e-8, -1e-4
+    expected, words = tensor.decode(), pack(tensor, 0, 6)
+    with np.errstate(all="ignore"):
+        actual = unpacked(words, tensor, 6)
+    np.testing.assert_array_equal(np.isfinite(actual), np.isfinite(expected))
+    np.testing.assert_allclose(actual[np.isfinite(actual)], expected[np.isfinite(expected)], rtol=1e-6, atol=1e-7)
 
 
 def test_matrices_larger_than_what_is_unpacked_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
