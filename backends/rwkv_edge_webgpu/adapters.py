@@ -1,4 +1,5 @@
 """The WebGPU adapters of this machine, best first."""
+import platform
 import threading
 from functools import cache
 from typing import Any
@@ -37,5 +38,6 @@ def _found(handle: Any) -> Found:
     info = handle.info
     name = str(info["device"] or info["description"] or info["vendor"] or "unnamed adapter")
     kind = KINDS.get(info["adapter_type"], "other")
-    driver = f"{info['vendor']} {info['description']}".strip()
+    system = f"{platform.system()} {platform.release()}"  # whose part the driver is where it has no name, as Metal's
+    driver = f"{info['vendor']} {info['description']}".strip() or system
     return Found(name, kind, driver, str(info["backend_type"]), handle, features=offered(handle.features))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -71,6 +72,17 @@ def test_an_adapter_that_is_not_there(machine: Callable[..., None], which: str) 
     machine(*LAPTOP)
     with pytest.raises(BackendError, match=f"no WebGPU adapter is '{which}'; there are 0: Radeon RX .*, 1: Intel Iris"):
         WebGpuBackend().select(which).compile(deep_plan())
+
+
+def test_a_driver_without_a_name_is_the_systems(machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metal's: what was found out holds until macOS is another."""
+    apple = fake("Apple M2", "IntegratedGPU", "Metal")
+    apple.info = apple.info | {"description": ""}
+    machine(apple)
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    for release in ("24.1.0", "24.2.0"):
+        monkeypatch.setattr("platform.release", Mock(return_value=release))
+        assert adapters.found()[0].driver == f"Darwin {release}"
 
 
 def test_adapters_that_can_do_too_little_are_left_out(machine: Callable[..., None]) -> None:
