@@ -1,9 +1,9 @@
 """How fast devices take a model's weights, one token at a time: what `auto` goes by.
 
 A measurement runs a small model's worth of matrix products, each in a launch with a norm between. Figures are remembered for a
-device and its driver. Asking all drivers takes half a second, so the order that follows from them is remembered too, until
-something changes that can be seen without asking. A driver may end the process that asks: this is remembered as well, so that
-`auto` meets it once.
+device, its driver and our version. Asking all drivers takes half a second, so the order that follows from them is remembered
+too, until something changes that can be seen without asking. A driver may end the process that asks: this is remembered as
+well, so that `auto` meets it once.
 """
 import logging
 import os
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+import rwkv_edge
 from rwkv_edge import findings, registry
 from rwkv_edge.backend import Backend, Batch, Device, ListsDevices
 from rwkv_edge.errors import BackendError
@@ -65,7 +66,7 @@ def speed(backend: Backend, device: Device | None, anew: bool = False) -> float:
 
     anew: whatever is remembered.  Raises BackendError where it does not run.
     """
-    key = backend.name, *((device.name, device.driver) if device else ())
+    key = rwkv_edge.__version__, backend.name, *((device.name, device.driver) if device else ())
     known = findings.recall("speed", *key)
     if anew or not isinstance(known, float):
         logger.info("measuring how fast %s is", device.name if device else backend.name)

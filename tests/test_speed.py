@@ -69,6 +69,14 @@ def test_what_does_not_run_stands_last(machine: Callable[..., list[str]]) -> Non
     assert machine(Fast("webgpu", "out of memory"), Fast("opencl", 1e9), Fast("cpu", 2e9)) == ["cpu", "opencl", "webgpu"]
 
 
+def test_a_new_version_is_measured(machine: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernels may be faster."""
+    assert machine(Fast("cpu", 20e9), Fast("webgpu", 10e9)) == ["cpu", "webgpu"]
+    monkeypatch.setattr("rwkv_edge.__version__", "another")
+    monkeypatch.setattr(speed, "_surroundings", lambda: ("site-packages of another time",))
+    assert machine(Fast("cpu", 20e9), Fast("webgpu", 30e9)) == ["webgpu", "cpu"]
+
+
 def test_a_new_driver_is_measured(machine: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = Fast("cpu", 20e9)
     assert machine(cpu, Fast("webgpu", 10e9)) == ["cpu", "webgpu"]
