@@ -112,9 +112,10 @@ class DeviceBackend(ABC):
                 raise
             wrong = str(error)
         if wrong and device.features:
-            logger.warning("%s goes on without %s: %s", device.name, ", ".join(device.features), wrong)
-            device = device.without(*device.features)
+            problem, features, device = wrong, device.features, device.without(*device.features)
             wrong = wrong_once(compiler(device), device.describe(), device.driver, *key)
+            if not wrong:
+                logger.warning("%s goes on without %s: %s", device.name, ", ".join(features), problem)
         if wrong:
             raise BackendError(f"{device.describe()} computes wrongly ({wrong}); update its driver, or use the cpu backend")
         return device
