@@ -2,6 +2,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -134,6 +135,18 @@ def test_a_card_whose_compiler_refuses_features(
     card.compile(deep_plan()).close()
     assert card.opened[-1] == ()
     assert f"a card goes on without {', '.join(features)}: no such function" in caplog.text
+
+
+def test_a_card_is_tested_anew_with_another_driver_or_other_features(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(user_cache.OVERRIDE, str(tmp_path))
+    tests = []
+    monkeypatch.setattr(self_test, "find_wrong", lambda *_: tests.append("one") or "")
+    (found,) = Card().found()
+    for driver, without, tested in (("1", "", 1), ("1", "", 1), ("2", "", 2), ("2", "subgroup", 3), ("1", "", 3)):
+        monkeypatch.setattr(Card, "found", Mock(return_value=[replace(found, driver=driver)]))
+        monkeypatch.setenv(WITHOUT, without)
+        Card().compile(deep_plan()).close()
+        assert len(tests) == tested
 
 
 def test_a_card_that_is_wrong_without_features_too(

@@ -1,5 +1,6 @@
 """A trial decides whether a device's products of packed bytes are used."""
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,22 @@ def test_they_are_used_where_they_are_clearly_faster(
     assert as_is_faster(compiler, CARD, "1").features == features
 
 
-def test_what_was_found_is_remembered_for_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+OTHERS = {
+    "another driver": (replace(CARD, driver="1.1"), "1"),
+    "another API": (replace(CARD, api="Metal"), "1"),
+    "fewer features": (CARD.without("subgroup"), "1"),
+    "other kernels": (CARD, "2"),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_was_found_is_remembered_until_something_is_another(other: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "gain", lambda *_: 2.0)
-    as_is_faster(compiler, CARD, "driver 1")
+    as_is_faster(compiler, CARD, "1")
     monkeypatch.setattr(trial, "gain", lambda *_: 0.5)
-    assert as_is_faster(compiler, CARD, "driver 1") == CARD
-    assert as_is_faster(compiler, CARD, "driver 2").features == ("subgroup",)
+    assert as_is_faster(compiler, CARD, "1") == CARD
+    device, kernels = OTHERS[other]
+    assert "packed_dot" not in as_is_faster(compiler, device, kernels).features
 
 
 def test_a_device_without_them_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ fn codes_of(m: Member, row: u32, u: u32) -> vec2<u32> {
     let codes = vec2(low, low >> 4u) & vec2(0x0f0f0f0fu);
     if (CODE_BITS == 4u) { return codes; }
     let high = weights[begin + m.n_out * units(m) + unit / TOGETHER] >> (2u * HIGH * (u % TOGETHER));
-    return codes | (vec2(high, high >> HIGH) & vec2(((1u << HIGH) - 1u) * 0x01010101u)) << vec2(4u);
+    return codes | ((vec2(high, high >> HIGH) & vec2(((1u << HIGH) - 1u) * 0x01010101u)) << vec2(4u));
 }
 
 fn weight_unit(m: Member, row: u32, u: u32) -> Unit {
