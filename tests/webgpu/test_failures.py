@@ -13,6 +13,7 @@ from rwkv_edge.backend import Batch
 from rwkv_edge.device import self_test
 from rwkv_edge.device.executable import DeviceExecutable
 from rwkv_edge.device.found import Found
+from rwkv_edge.device.source import Sources
 from rwkv_edge.strategy import FallbackWarning, compiled, parse
 from tests.conftest import need_backend
 from tests.cpu.plans import batch, deep_plan
@@ -164,3 +165,13 @@ def test_an_adapter_beyond_those_there_are(
 def test_an_adapter_without_a_name() -> None:
     with pytest.raises(StrategyError, match='strategy "webgpu: fp16", character 8: expected a number or a name of a device'):
         parse("webgpu: fp16")
+
+
+def test_a_kernel_that_the_library_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Is an error before anything runs, though modules are made without the library's own checks."""
+    need_backend("webgpu")
+    monkeypatch.setenv(user_cache.OVERRIDE, str(tmp_path))
+    right = Sources.assemble
+    monkeypatch.setattr(Sources, "assemble", lambda self, kernel: right(self, kernel) + "\nfn broken(")
+    with pytest.raises(BackendError, match=r"did not take the kernels.*parsing error"):
+        backend.compile(deep_plan())
