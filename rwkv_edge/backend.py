@@ -123,6 +123,15 @@ class HasDevices(Protocol):
         ...
 
 
+@runtime_checkable
+class SharesMemory(Protocol):
+    """A backend whose device may have no memory of its own."""
+
+    def shares_memory(self) -> bool:
+        """Whether what it allocates is this machine's memory. Raises BackendError where there is no device."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """kind: "cpu", "discrete", "integrated", "software" or "other".  memory: bytes, None where the driver does not tell.

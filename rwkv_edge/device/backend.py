@@ -2,6 +2,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import ClassVar
@@ -17,6 +18,7 @@ from rwkv_edge.quant.convert import Conversions
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.system_memory import total_memory
 
+WITHOUT_MEMORY = ("integrated", "software")  # of their own
 logger = logging.getLogger("rwkv_edge.devices")
 
 
@@ -64,8 +66,12 @@ class DeviceBackend(ABC):
 
     def devices(self) -> list[Device]:
         """See `rwkv_edge.backend.ListsDevices`. A device without memory of its own has the machine's."""
-        machines = {kind: total_memory() for kind in ("integrated", "software")}
+        machines = {kind: total_memory() for kind in WITHOUT_MEMORY}
         return [Device(d.name, d.kind, d.memory or machines.get(d.kind), f"{d.api} {d.driver}") for d in self.found()]
+
+    def shares_memory(self) -> bool:
+        """See `rwkv_edge.backend.SharesMemory`."""
+        return bool(found := self.found()) and choose(found, self._which, self.noun).kind in WITHOUT_MEMORY
 
     def supports(self, format: str) -> bool:
         return format in FORMATS
@@ -93,29 +99,39 @@ class DeviceBackend(ABC):
             return lambda plan: DeviceExecutable(plan, self.open(device))
 
         device = self._tested(compiler, choose(found, self._which, self.noun).without(*unwanted()))
-        logger.info("%s runs on %s", self.name, device.describe())
+        features = f" with {', '.join(device.features)}" if device.features else ""
+        logger.info("%s runs on %s%s", self.name, device.describe(), features)
         executable = DeviceExecutable(plan, self.open(device), conversions)
         executable.prepare()
         return executable
 
     def _tested(self, compiler: Compiler, device: Found) -> Found:
         """With features that pay and that work: what only some devices have is what their drivers get wrong first."""
-        from rwkv_edge.device.self_test import wrong_once
-        from rwkv_edge.device.trial import as_is_faster
+        from rwkv_edge.device.trial import FEATURE, as_is_faster
 
         key = version(self.library), self.sources.digest()
-        try:
+        with suppress(BackendError):  # a device that does not run at all says so below
             device = as_is_faster(compiler, device, *key)
-            wrong = wrong_once(compiler(device), device.describe(), *device.features, device.driver, *key)
-        except BackendError as error:  # a compiler that refuses them; or no memory, which is not remembered
-            if not device.features:
-                raise
-            wrong = str(error)
-        if wrong and device.features:
-            problem, features, device = wrong, device.features, device.without(*device.features)
-            wrong = wrong_once(compiler(device), device.describe(), device.driver, *key)
+        problem = ""
+        choices = (device, device.without(FEATURE), device.without(*device.features))
+        for fewer in {choice.features: choice for choice in choices}.values():
+            wrong = _wrong(compiler, fewer, *key)
             if not wrong:
-                logger.warning("%s goes on without %s: %s", device.name, ", ".join(features), problem)
-        if wrong:
-            raise BackendError(f"{device.describe()} computes wrongly ({wrong}); update its driver, or use the cpu backend")
-        return device
+                if problem:
+                    without = ", ".join(name for name in device.features if name not in fewer.features)
+                    logger.warning("%s goes on without %s: %s", device.name, without, problem)
+                return fewer
+            problem = problem or wrong
+        raise BackendError(f"{device.describe()} computes wrongly ({wrong}); update its driver, or use the cpu backend")
+
+
+def _wrong(compiler: Compiler, device: Found, *key: str) -> str:
+    """What is wrong with a device with its features, or "". Raises BackendError where one without features does not run."""
+    from rwkv_edge.device.self_test import wrong_once
+
+    try:
+        return wrong_once(compiler(device), device.describe(), *device.features, device.driver, *key)
+    except BackendError as error:  # a compiler that refuses the features; or no memory: it is not remembered
+        if not device.features:
+            raise
+        return str(error)

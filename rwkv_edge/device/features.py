@@ -2,7 +2,8 @@
 
     f16         float16 weights are numbers, not bits to take apart
     subgroup    threads of one subgroup add up without shared memory
-    packed_dot  four products of signed bytes at once: inputs of matrices in codes are rounded to bytes (units.wgsl, units.cl).
+    packed_dot  four products of signed bytes at once: many tokens' inputs of matrices in codes are rounded to bytes
+                (units.wgsl, units.cl). For few tokens memory is what counts, and rounding would cost more than it saves.
                 Only where a trial found it faster: languages have it also for devices that take the bytes apart (trial.py)
 """
 import os
@@ -13,7 +14,8 @@ from rwkv_edge.errors import BackendError
 
 FEATURES = ("f16", "subgroup", "packed_dot")
 WITHOUT = "RWKV_EDGE_WITHOUT"  # in the environment: features that are left alone, with commas between them
-ONLY_FOR = {"f16": {"f16"}, "packed_dot": {"codes4", "codes8"}}  # kernel files; the others are of use to all
+# Kernels need a file of each set; those of no set are of use to all.
+ONLY_FOR: dict[str, tuple[set[str], ...]] = {"f16": ({"f16"},), "packed_dot": ({"codes4", "codes8"}, {"tiles"})}
 
 
 def unwanted() -> list[str]:
@@ -26,7 +28,7 @@ def unwanted() -> list[str]:
 
 def used(kernel: Kernel, features: Iterable[str]) -> set[str]:
     """Of a device's, those that concern a kernel."""
-    return {name for name in features if not ONLY_FOR.get(name, set()).isdisjoint(kernel.files) or name not in ONLY_FOR}
+    return {name for name in features if all(not files.isdisjoint(kernel.files) for files in ONLY_FOR.get(name, ()))}
 
 
 def with_features(source: str, features: Collection[str]) -> str:

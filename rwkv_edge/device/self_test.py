@@ -15,7 +15,7 @@ from rwkv_edge.quant.samples import random_matrix
 
 WIDTH, N_HEAD, VOCABULARY = 256, 4, 32
 TOLERANCE = 1e-3  # of the largest number; a right one is below 1e-5
-LENGTHS = ([1], [11, 1, 5])
+LENGTHS = ([1], [2], [1, 2], [5, 3], [11, 1, 5])  # rows for which there are kernels of their own
 FORMATS_TESTED = ("f32", "bf16", "q8_0", "q4_0", "q5_1", "q4_k", "q6_k")  # with f16 all widths, each form of scales and offsets
 PEAK = 127  # of whole numbers
 

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from rwkv_edge import registry
-from rwkv_edge.backend import Backend, CopiesWeights, Executable, ReadsInPlace
+from rwkv_edge.backend import Backend, CopiesWeights, Executable, ReadsInPlace, SharesMemory
 from rwkv_edge.convert.encoding import Progress
 from rwkv_edge.errors import BackendError, NotEnoughMemoryError, StrategyError
 from rwkv_edge.plan import Embed, MatMul, Plan
@@ -145,7 +145,7 @@ def _seats(parts: Sequence[Part], backends: Sequence[Backend], n_places: int) ->
 
 def _check_memory(seats: Sequence[Seat], sizes: Sizes) -> None:
     """Raises BackendError where the layers of backends that work in this machine's memory do not fit into it."""
-    here = [isinstance(seat.backend, ReadsInPlace) for seat in seats]
+    here = [_works_here(seat.backend) for seat in seats]
     layers = [Layer(seat.weight_format, seat.streamed) for seat in seats]
     elsewhere = sum(sizes.layers(layer.format)[i] for i, layer in enumerate(layers) if not here[i])
     need, there = sizes.need(layers).total - elsewhere, available_memory()
@@ -153,6 +153,10 @@ def _check_memory(seats: Sequence[Seat], sizes: Sizes) -> None:
         device = next((seat.backend.name for seat, mine in zip(seats, here, strict=True) if mine), seats[0].backend.name)
         fits = suggestion(device, there, sizes)
         raise NotEnoughMemoryError(f"the model needs {readable(need)} of memory, {readable(there)} are available; {fits}")
+
+
+def _works_here(backend: Backend) -> bool:
+    return isinstance(backend, ReadsInPlace) or (isinstance(backend, SharesMemory) and backend.shares_memory())
 
 
 def _matrices(plan: Plan, seats: Sequence[Seat]) -> Iterator[tuple[int, Seat, MatMul | Embed]]:

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rwkv_edge_webgpu import WebGpuBackend
 
 from rwkv_edge import Model, system_memory
 from rwkv_edge.arch import build_plan
+from rwkv_edge.backend import Availability
 from rwkv_edge.cli import main
-from rwkv_edge.errors import NotEnoughMemoryError
+from rwkv_edge.device.found import Found
+from rwkv_edge.errors import BackendError, NotEnoughMemoryError
 from rwkv_edge.plan import Embed, MatMul
 from rwkv_edge.quant.convert import Conversions
 from rwkv_edge.strategy import WEIGHT_FORMATS, StrategyNotice, parse
@@ -116,6 +119,21 @@ def test_what_is_suggested_works(path: Path, sizes: Sizes, monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="control groups")
+@pytest.mark.parametrize(("kind", "says"), [("integrated", r"the model needs .* of memory"), ("discrete", "was opened")])
+def test_layers_on_a_device_count_where_it_has_no_memory_of_its_own(
+    kind: str, says: str, path: Path, sizes: Sizes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(self: WebGpuBackend, device: Found) -> None:
+        raise BackendError("was opened")
+
+    monkeypatch.setattr(WebGpuBackend, "found", lambda self: [Found("a card", kind, "1.0", "Vulkan", None)])
+    monkeypatch.setattr(WebGpuBackend, "availability", lambda self: Availability(True))
+    monkeypatch.setattr(WebGpuBackend, "open", opened)
+    monkeypatch.setattr(AVAILABLE, lambda: sizes.of_format(None).total - 1)
+    with pytest.raises(BackendError, match=says):
+        Model(path, "webgpu")
+
+
 def test_available_memory(tmp_path: Path) -> None:
     assert 0 < system_memory.available_memory() <= system_memory.total_memory()
     membership, mount = tmp_path / "cgroup", tmp_path / "fs"
