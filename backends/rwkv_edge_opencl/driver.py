@@ -65,12 +65,13 @@ class OpenClDriver:
         self._memories: dict[Any, int] = {}
         self._waiting: list[Any] = []  # events of writes, which keep what is written
         self.waited = 0.0
-        self._opened.users.add(self)
+        with self._opened.lock:
+            self._opened.users.add(self)
 
     @property
     def live(self) -> int:
         """Bytes that are allocated."""
-        return sum(self._memories.values())
+        return sum(list(self._memories.values()))  # a copy: other threads' models ask too
 
     @property
     def _device(self) -> Opened:
@@ -83,7 +84,9 @@ class OpenClDriver:
     def allocate(self, nbytes: int, what: str) -> Any:
         size = max(16, -(-nbytes // 16) * 16)
         refused = f"has no {size / 1e6:.1f} MB for {what}"
-        if sum(user.live for user in self._device.users) + size > self._most:  # drivers notice late, if at all
+        with self._device.lock:
+            live = sum(user.live for user in self._device.users)
+        if live + size > self._most:  # drivers notice late, if at all
             raise BackendError(f"{self.name} is out of memory: it {refused}")
         with self._explained(refused, kind_of_allocation):
             memory = cl.Buffer(self._device.context, self._usage, size)

@@ -1,4 +1,5 @@
 """Devices that are open, with the kernels compiled for them: shared by all models of this process."""
+import threading
 import warnings
 import weakref
 from contextlib import suppress
@@ -15,11 +16,15 @@ from rwkv_edge_opencl.source import text
 
 
 class Opened:
-    """context: pyopencl's.  features: that kernels use.  users: the drivers, whose memory counts together."""
+    """context: pyopencl's.  features: that kernels use.  users: the drivers, whose memory counts together.
+
+    lock: around `users`.
+    """
 
     def __init__(self, device: Found) -> None:
         self.name, self.device = device.name, device.handle
         self.context = cl.Context([device.handle])
+        self.lock = threading.Lock()
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
         self._programs: dict[str, Any] = {}
         self._options = [standard(device.handle, device.features)]

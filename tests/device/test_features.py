@@ -231,6 +231,18 @@ def test_packed_products_of_tiny_and_huge_inputs(device: DeviceBackend, format: 
     np.testing.assert_allclose(product(device, weight, x), expected, rtol=1e-4, atol=1e-30)
 
 
+@PACKED_DOT
+@pytest.mark.parametrize("format", ["q8_0", "q4_0"])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_packed_products_of_what_is_no_number_are_none(device: DeviceBackend, format: str, wrong: float) -> None:
+    """And other rows are what they were."""
+    weight, x = blocks(format, 5, 256), np.ones((12, 256), np.float32)
+    x[3, 40] = wrong
+    result = product(device, weight, x)
+    assert not np.isfinite(result[3]).any()
+    assert np.isfinite(np.delete(result, 3, axis=0)).all()
+
+
 EXTREMES = [pair for pair in SUBSETS if pair[1] in ((), ALL[pair[0]])]
 
 

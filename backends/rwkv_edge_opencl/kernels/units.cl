@@ -19,8 +19,10 @@ uint2 codes_of_inputs(char8 codes); // in the order of the weights' codes
 #define LEAST 1e-30f // what is less is zero: one over it overflows
 
 Unit unit_of_inputs(float8 x) {
-    const float4 larger = max(fabs(x.lo), fabs(x.hi)), ones = 1.0f;
-    const float scale = max(max(larger.x, larger.y), max(larger.z, larger.w)) / 127.0f;
+    // Of numbers without a sign the bits have the same order, and NaN is the largest: the scale, and thereby all, is NaN then.
+    const uint4 larger = max(as_uint4(fabs(x.lo)), as_uint4(fabs(x.hi)));
+    const float scale = as_float(max(max(larger.x, larger.y), max(larger.z, larger.w))) / 127.0f;
+    const float4 ones = 1.0f;
     const float inverse = scale > LEAST ? 1.0f / scale : 0.0f;
     const float8 codes = rint(x * inverse);
     const float sum = scale * dot(codes.lo + codes.hi, ones);

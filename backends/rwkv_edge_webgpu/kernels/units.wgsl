@@ -18,8 +18,9 @@ fn unit_product(w: Unit, x: Unit) -> f32 { return product(w, x); }
 const LEAST = 1e-30;   // what is less is zero: one over it overflows
 
 fn unit_of_inputs(lo: vec4<f32>, hi: vec4<f32>) -> Unit {
-    let larger = max(abs(lo), abs(hi));
-    let scale = max(max(larger.x, larger.y), max(larger.z, larger.w)) / 127.0;
+    // Of numbers without a sign the bits have the same order, and NaN is the largest: the scale, and thereby all, is NaN then.
+    let larger = max(bitcast<vec4<u32>>(abs(lo)), bitcast<vec4<u32>>(abs(hi)));
+    let scale = bitcast<f32>(max(max(larger.x, larger.y), max(larger.z, larger.w))) / 127.0;
     let inverse = select(0.0, 1.0 / scale, scale > LEAST);
     let codes_lo = round(lo * inverse);
     let codes_hi = round(hi * inverse);
