@@ -35,6 +35,11 @@ def logits(path: Path, strategy: str, cache: bool) -> np.ndarray:
         return model.forward(TOKENS, full=True)[0]
 
 
+def assert_same(actual: np.ndarray, expected: np.ndarray) -> None:
+    """A weight that is another shows at once; NumPy's products may sum in another order (it did so once in CI)."""
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("strategy", ["numpy q4_k", "cpu q4", "numpy fp16"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_cached_start_computes_the_same(version: str, strategy: str, folder: Path, tmp_path: Path) -> None:
@@ -43,7 +48,7 @@ def test_a_cached_start_computes_the_same(version: str, strategy: str, folder: P
     expected = logits(path, strategy, cache=False)
     assert not folder.exists()
     for _ in range(2):
-        np.testing.assert_array_equal(logits(path, strategy, cache=True), expected)
+        assert_same(logits(path, strategy, cache=True), expected)
         [kept] = folder.iterdir()
     calls: list[int] = []
     with Model(path, strategy, cache=True, progress=lambda done, _: calls.append(done)) as model:
@@ -68,7 +73,7 @@ def test_other_sources(source: str, folder: Path, tmp_path: Path) -> None:
     SOURCES[source](tmp_path / "model")
     expected = logits(tmp_path / "model", "numpy int8", cache=False)
     for _ in range(2):
-        np.testing.assert_array_equal(logits(tmp_path / "model", "numpy int8", cache=True), expected)
+        assert_same(logits(tmp_path / "model", "numpy int8", cache=True), expected)
     assert len(list(folder.iterdir())) == 1
 
 
@@ -82,7 +87,7 @@ def test_a_damaged_one_is_made_again(damage: str, folder: Path, tmp_path: Path) 
         write_gguf(kept, tiny("7"), "q8_0")
     else:
         kept.write_bytes({"cut": whole[:-1000], "emptied": b"", "overwritten": b"\0" * 1000}[damage])
-    np.testing.assert_array_equal(logits(path, "numpy q4", cache=True), expected)
+    assert_same(logits(path, "numpy q4", cache=True), expected)
     assert kept.read_bytes() == whole
 
 
@@ -95,7 +100,7 @@ def test_another_source_or_format_is_another_file(folder: Path, tmp_path: Path) 
     checkpoint["head.weight"] *= 2  # the same size, and the same layer norms
     write_pth(path, checkpoint, dtype="bf16")
     os.utime(path, (1e9, 1e9))
-    np.testing.assert_array_equal(logits(path, "numpy q4", cache=True), logits(path, "numpy q4", cache=False))
+    assert_same(logits(path, "numpy q4", cache=True), logits(path, "numpy q4", cache=False))
     assert len(list(folder.iterdir())) == 3
 
 
@@ -123,7 +128,7 @@ def test_without_a_place_to_write_it_goes_on_without(folder: Path, tmp_path: Pat
     with pytest.warns(ModelCacheWarning, match="is not kept: .*") as caught:
         found = logits(path, "numpy q4", cache=True)
     assert len(caught) == 1
-    np.testing.assert_array_equal(found, expected)
+    assert_same(found, expected)
     monkeypatch.setattr(user_cache, "folders", lambda name: [])
     with pytest.warns(ModelCacheWarning, match="there is no cache directory"):
         logits(path, "numpy q4", cache=True)
@@ -136,7 +141,7 @@ def test_a_weight_that_no_block_holds_is_no_reason_to_fail(tmp_path: Path) -> No
     expected = logits(tmp_path / "model.pth", "numpy q8", cache=False)
     with pytest.warns(ModelCacheWarning, match=r"tensor emb\.weight cannot become q8_0"):
         found = logits(tmp_path / "model.pth", "numpy q8", cache=True)
-    np.testing.assert_array_equal(found, expected)
+    assert_same(found, expected)
 
 
 def test_the_command_keeps_lists_and_removes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
