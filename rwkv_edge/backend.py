@@ -1,15 +1,13 @@
 """What a backend is: a package that turns a Plan into something that runs. plan.py defines the ops."""
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge.plan import Plan
-
-if TYPE_CHECKING:
-    from rwkv_edge.quant.convert import Conversions  # which needs what is defined here
+from rwkv_edge.weights.tensor import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +162,28 @@ class ReadsInPlace(Protocol):
         ...
 
 
+class ConvertsWeights(Protocol):
+    """Matrices that are converted when they are asked for: `rwkv_edge.quant.convert.Conversions`."""
+
+    def format(self, tensor: Tensor) -> str:
+        """What a matrix becomes, its numbers permitting; after `look` also where they do not."""
+        ...
+
+    def each(self, tensors: Sequence[Tensor]) -> Generator[Tensor, None, None]:
+        """The matrices as they become, in this order."""
+        ...
+
+    def look(self) -> None:
+        """Convert all matrices, to know their formats; none is kept."""
+        ...
+
+
 @runtime_checkable
 class CopiesWeights(Protocol):
     """A backend that copies the matrices of `MatMul` ops to a memory of its own: the host needs none of them afterwards, and
     only a few at a time."""
 
-    def compile_converting(self, plan: Plan, conversions: "Conversions", *, precision: str | None) -> Executable:
+    def compile_converting(self, plan: Plan, conversions: ConvertsWeights, *, precision: str | None) -> Executable:
         """As `compile`; conversions: what its matrices are to become on their way."""
         ...
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import ClassVar
 
-from rwkv_edge.backend import Availability, Device, Executable
+from rwkv_edge.backend import Availability, ConvertsWeights, Device, Executable
 from rwkv_edge.device.driver import Driver
 from rwkv_edge.device.features import unwanted
 from rwkv_edge.device.found import Compiler, Found, choose
@@ -82,7 +82,7 @@ class DeviceBackend(ABC):
         """precision: None or "fp32", of activations and states.  threads, sparse: of no use here. See `compile_converting`."""
         return self.compile_converting(plan, Conversions(), precision=precision)
 
-    def compile_converting(self, plan: Plan, conversions: Conversions, *, precision: str | None) -> Executable:
+    def compile_converting(self, plan: Plan, conversions: ConvertsWeights, *, precision: str | None) -> Executable:
         """See `rwkv_edge.backend.CopiesWeights`.
 
         The first call for a device and driver runs a trial and a self-test (seconds), whose results are remembered.

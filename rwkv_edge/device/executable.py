@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge import plan as p
-from rwkv_edge.backend import Batch
+from rwkv_edge.backend import Batch, ConvertsWeights
 from rwkv_edge.device import inputs
 from rwkv_edge.device.driver import Driver, Grid, RunShape, Step
 from rwkv_edge.device.kernels import DOT_TOKENS
@@ -48,7 +48,7 @@ class DeviceExecutable:
         self,
         plan: p.Plan,
         driver: Driver,
-        conversions: Conversions | None = None,
+        conversions: ConvertsWeights | None = None,
         beside: "DeviceExecutable | None" = None,
     ) -> None:
         self.driver, self._beside = driver, beside

@@ -7,6 +7,7 @@ from itertools import accumulate, chain, groupby
 from typing import Any
 
 from rwkv_edge import plan as p
+from rwkv_edge.backend import ConvertsWeights
 from rwkv_edge.device import kernels
 from rwkv_edge.device.driver import Driver, Limits, Step
 from rwkv_edge.device.packing import layout_of, pack
@@ -37,7 +38,7 @@ class Program:
     Raises BackendError where the device has too little memory, or a matrix has rows that are too long for it.
     """
 
-    def __init__(self, plan: p.Plan, driver: Driver, conversions: Conversions) -> None:
+    def __init__(self, plan: p.Plan, driver: Driver, conversions: ConvertsWeights) -> None:
         self.driver = driver
         self._vectors = Vectors(plan)
         self._matrices: dict[Key, Any] = {}
@@ -71,14 +72,14 @@ class Program:
         schedule = self.schedules[one_each]
         return [self._step(stage, places, outputs if stage.ops[0].out.per_output else tokens) for stage in schedule]
 
-    def _lay_out(self, plan: p.Plan, conversions: Conversions) -> None:
+    def _lay_out(self, plan: p.Plan, conversions: ConvertsWeights) -> None:
         """Schedules depend on the matrices' formats: launches take those of one kind."""
         self.plan = replace(plan, ops=tuple(_without_numbers(op, conversions) for op in plan.ops))
         self.schedules = {one_each: stages(self.plan, one_each, self._split) for one_each in (True, False)}
         self.arenas = {one_each: Arena.of(self.plan, schedule) for one_each, schedule in self.schedules.items()}
         self.host_rows = host_row_places(self.plan)
 
-    def _upload(self, plan: p.Plan, conversions: Conversions) -> bool:
+    def _upload(self, plan: p.Plan, conversions: ConvertsWeights) -> bool:
         """Matrix by matrix, each when it is converted. Returns whether all became what was expected."""
         sources = {op.out.index: op.weight for op in plan.ops if isinstance(op, p.MatMul)}
         places = [(index, list(group)) for index, group in groupby(self._places(), lambda place: place.member.matmul.out.index)]
@@ -157,7 +158,7 @@ def _key(stage: Stage) -> Key:
     return tuple((member.matmul.out.index, member.begin) for member in stage.members)
 
 
-def _without_numbers(op: p.Op, conversions: Conversions) -> p.Op:
+def _without_numbers(op: p.Op, conversions: ConvertsWeights) -> p.Op:
     return replace(op, weight=absent(op.weight, conversions.format(op.weight))) if isinstance(op, p.MatMul) else op
 
 
