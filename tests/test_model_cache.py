@@ -30,14 +30,19 @@ def small(version: str, folder: Path) -> Path:
     return folder / "model.pth"
 
 
-def logits(path: Path, strategy: str, cache: bool) -> np.ndarray:
+Computed = tuple[list[tuple[str, bytes]], np.ndarray]  # the weights, format and bits of each; logits
+
+
+def computed(path: Path, strategy: str, cache: bool) -> Computed:
     with Model(path, strategy, cache=cache) as model:
-        return model.forward(TOKENS, full=True)[0]
+        weights = [(weight.format, weight.data.tobytes()) for weight in model.plan.weights()]
+        return weights, model.forward(TOKENS, full=True)[0]
 
 
-def assert_same(actual: np.ndarray, expected: np.ndarray) -> None:
-    """A weight that is another shows at once; NumPy's products may sum in another order (it did so once in CI)."""
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4)
+def assert_same(actual: Computed, expected: Computed) -> None:
+    """The weights bit by bit. NumPy's products may sum in another order (they did so once in CI)."""
+    assert actual[0] == expected[0]
+    np.testing.assert_allclose(actual[1], expected[1], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("strategy", ["numpy q4_k", "cpu q4", "numpy fp16"])
@@ -45,10 +50,10 @@ def assert_same(actual: np.ndarray, expected: np.ndarray) -> None:
 def test_a_cached_start_computes_the_same(version: str, strategy: str, folder: Path, tmp_path: Path) -> None:
     need_backend(strategy.partition(" ")[0])
     path = small(version, tmp_path)
-    expected = logits(path, strategy, cache=False)
+    expected = computed(path, strategy, cache=False)
     assert not folder.exists()
     for _ in range(2):
-        assert_same(logits(path, strategy, cache=True), expected)
+        assert_same(computed(path, strategy, cache=True), expected)
         [kept] = folder.iterdir()
     calls: list[int] = []
     with Model(path, strategy, cache=True, progress=lambda done, _: calls.append(done)) as model:
@@ -71,43 +76,43 @@ SOURCES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("source", SOURCES)
 def test_other_sources(source: str, folder: Path, tmp_path: Path) -> None:
     SOURCES[source](tmp_path / "model")
-    expected = logits(tmp_path / "model", "numpy int8", cache=False)
+    expected = computed(tmp_path / "model", "numpy int8", cache=False)
     for _ in range(2):
-        assert_same(logits(tmp_path / "model", "numpy int8", cache=True), expected)
+        assert_same(computed(tmp_path / "model", "numpy int8", cache=True), expected)
     assert len(list(folder.iterdir())) == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "overwritten", "another model"])
 def test_a_damaged_one_is_made_again(damage: str, folder: Path, tmp_path: Path) -> None:
     path = small("7", tmp_path)
-    expected = logits(path, "numpy q4", cache=True)
+    expected = computed(path, "numpy q4", cache=True)
     [kept] = folder.iterdir()
     whole = kept.read_bytes()
     if damage == "another model":
         write_gguf(kept, tiny("7"), "q8_0")
     else:
         kept.write_bytes({"cut": whole[:-1000], "emptied": b"", "overwritten": b"\0" * 1000}[damage])
-    assert_same(logits(path, "numpy q4", cache=True), expected)
+    assert_same(computed(path, "numpy q4", cache=True), expected)
     assert kept.read_bytes() == whole
 
 
 def test_another_source_or_format_is_another_file(folder: Path, tmp_path: Path) -> None:
     path = small("7", tmp_path)
-    logits(path, "numpy q4", cache=True)
-    logits(path, "numpy q8", cache=True)
+    computed(path, "numpy q4", cache=True)
+    computed(path, "numpy q8", cache=True)
     assert len(list(folder.iterdir())) == 2
     checkpoint = tiny("7", n_embd=256, n_ffn=512, n_layer=2, head_size=64)
     checkpoint["head.weight"] *= 2  # the same size, and the same layer norms
     write_pth(path, checkpoint, dtype="bf16")
     os.utime(path, (1e9, 1e9))
-    assert_same(logits(path, "numpy q4", cache=True), logits(path, "numpy q4", cache=False))
+    assert_same(computed(path, "numpy q4", cache=True), computed(path, "numpy q4", cache=False))
     assert len(list(folder.iterdir())) == 3
 
 
 def test_nothing_is_kept_where_nothing_is_converted(folder: Path, tmp_path: Path) -> None:
-    logits(small("7", tmp_path), "numpy", cache=True)
-    logits(small("7", tmp_path), "numpy fp64", cache=True)
-    logits(write_gguf(tmp_path / "model.gguf", tiny("7"), "q8_0"), "numpy q8", cache=True)
+    computed(small("7", tmp_path), "numpy", cache=True)
+    computed(small("7", tmp_path), "numpy fp64", cache=True)
+    computed(write_gguf(tmp_path / "model.gguf", tiny("7"), "q8_0"), "numpy q8", cache=True)
     assert not folder.exists()
 
 
@@ -115,7 +120,7 @@ def test_the_ones_used_last_stay(folder: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(model_cache, "KEPT", 2)
     path = small("7", tmp_path)
     for word in ("q8", "q4", "q8", "q6_k"):
-        logits(path, f"numpy {word}", cache=True)
+        computed(path, f"numpy {word}", cache=True)
         for file in folder.iterdir():  # time passes
             os.utime(file, (file.stat().st_atime, file.stat().st_mtime - 10))
     assert sorted(file.name.split("-")[1] for file in folder.iterdir()) == ["q6_k", "q8"]
@@ -123,24 +128,24 @@ def test_the_ones_used_last_stay(folder: Path, tmp_path: Path, monkeypatch: pyte
 
 def test_without_a_place_to_write_it_goes_on_without(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = small("7", tmp_path)
-    expected = logits(path, "numpy q4", cache=False)
+    expected = computed(path, "numpy q4", cache=False)
     monkeypatch.setattr(user_cache, "folders", lambda name: [path / name])  # in a file
     with pytest.warns(ModelCacheWarning, match="is not kept: .*") as caught:
-        found = logits(path, "numpy q4", cache=True)
+        found = computed(path, "numpy q4", cache=True)
     assert len(caught) == 1
     assert_same(found, expected)
     monkeypatch.setattr(user_cache, "folders", lambda name: [])
     with pytest.warns(ModelCacheWarning, match="there is no cache directory"):
-        logits(path, "numpy q4", cache=True)
+        computed(path, "numpy q4", cache=True)
 
 
 def test_a_weight_that_no_block_holds_is_no_reason_to_fail(tmp_path: Path) -> None:
     checkpoint = tiny("7")
     checkpoint["emb.weight"][50, 3] = np.inf  # of a token that is not used here
     write_pth(tmp_path / "model.pth", checkpoint, dtype="f32")
-    expected = logits(tmp_path / "model.pth", "numpy q8", cache=False)
+    expected = computed(tmp_path / "model.pth", "numpy q8", cache=False)
     with pytest.warns(ModelCacheWarning, match=r"tensor emb\.weight cannot become q8_0"):
-        found = logits(tmp_path / "model.pth", "numpy q8", cache=True)
+        found = computed(tmp_path / "model.pth", "numpy q8", cache=True)
     assert_same(found, expected)
 
 
