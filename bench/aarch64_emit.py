@@ -8,13 +8,13 @@ from unittest import mock
 
 from llvmlite import binding, ir
 from numba import config, types
-from rwkv_edge_cpu import isa
-from rwkv_edge_cpu.jit import REDUCTION
-from rwkv_edge_cpu.plain_ir import plain_dots
-from rwkv_edge_cpu.quantized_ir import BLOCKS
-from rwkv_edge_cpu.row_ir import block_dot, block_dots
-from rwkv_edge_cpu.tile_ir import block_tile
-from rwkv_edge_cpu.vector_ir import PLAIN
+from rwkv_edge_cpu.code import isa
+from rwkv_edge_cpu.code.jit import REDUCTION
+from rwkv_edge_cpu.ir.plain import plain_dots
+from rwkv_edge_cpu.ir.quantized import BLOCKS
+from rwkv_edge_cpu.ir.row import block_dot, block_dots
+from rwkv_edge_cpu.ir.tile import block_tile
+from rwkv_edge_cpu.ir.vector import PLAIN
 
 TRIPLE = "aarch64-linux-gnu"
 LLVM_TYPES = {types.int64: ir.IntType(64), types.float32: ir.FloatType(), types.void: ir.VoidType()}

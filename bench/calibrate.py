@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.held_out import HeldOut, calibration_text, in_float32, with_tensors
 from bench.table import Row, report
-from rwkv_edge import registry
+from rwkv_edge import auto
 from rwkv_edge.convert.calibrate import MOST_TOKENS, activation_sizes
 from rwkv_edge.convert.encoding import Importance
 from rwkv_edge.quant.decode import decode_blocks
@@ -20,7 +20,7 @@ FORMATS = "q4_k,q4_0,iq4_nl,iq4_xs,q3_k,iq3_s,iq3_xxs,q2_k"
 
 
 def gains(text: HeldOut, sizes: Importance, format: str) -> Row:
-    weights, encode = in_float32(text.weights), registry.encoder()
+    weights, encode = in_float32(text.weights), auto.encoder()
 
     def score(power: int) -> tuple[float, float]:
         changed = {

@@ -12,7 +12,7 @@ from statistics import median
 import numpy as np
 
 from bench.table import Row, report
-from rwkv_edge import registry
+from rwkv_edge import auto
 from rwkv_edge.backend import Encoder
 from rwkv_edge.quant.encode.schemes import SCHEMES
 
@@ -41,7 +41,7 @@ def rate(encode: Encoder, format: str, threads: int, rounds: int) -> float:
 
 
 def speeds(format: str, threads: list[int], rounds: int) -> Row:
-    encode = registry.encoder()
+    encode = auto.encoder()
     start = time.perf_counter()
     encode(format, np.ones((1, 256), np.float32))
     row: Row = {"format": format, "first call s": time.perf_counter() - start}

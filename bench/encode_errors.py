@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bench import reference_encoder
 from bench.held_out import matrices
 from bench.table import Row, report
-from rwkv_edge import registry
+from rwkv_edge import auto
 from rwkv_edge.backend import Encoder
 from rwkv_edge.demo import MODEL_PATH
 from rwkv_edge.quant.decode import decode_blocks
@@ -43,7 +43,7 @@ def ratios(format: str, matrices_by_name: dict[str, Floats]) -> Row:
     for name, x in matrices_by_name.items():
         importance = np.random.default_rng(1).exponential(size=x.shape[1]).astype(np.float32)
         for label, columns in ((name, None), (f"{name}, importance", importance)):
-            ours, theirs = (error(encode, format, x, columns) for encode in (registry.encoder(), reference_encoder.encode))
+            ours, theirs = (error(encode, format, x, columns) for encode in (auto.encoder(), reference_encoder.encode))
             row[label] = f"{ours / theirs:.3f}"
     return row
 

@@ -8,7 +8,7 @@ import argparse
 from bench import reference_encoder
 from bench.held_out import HeldOut, Scores, in_float32, matrices, with_tensors
 from bench.table import Row, report
-from rwkv_edge import registry
+from rwkv_edge import auto
 from rwkv_edge.backend import Encoder
 from rwkv_edge.quant.decode import decode_blocks
 from rwkv_edge.quant.encode.schemes import SCHEMES
@@ -18,7 +18,7 @@ from rwkv_edge.weights.tensor import Weights
 def divergence(formats: list[str], texts: list[str]) -> list[Row]:
     text, rows = HeldOut(texts), []
     weights = in_float32(text.weights)
-    encoders: dict[str, Encoder] = {"ours": registry.encoder()}
+    encoders: dict[str, Encoder] = {"ours": auto.encoder()}
     if reference_encoder.available():
         encoders["reference"] = reference_encoder.encode
     for format in formats:

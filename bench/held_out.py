@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge import registry
+from rwkv_edge import auto
 from rwkv_edge.arch import build_plan
 from rwkv_edge.backend import Batch
 from rwkv_edge.demo import MODEL_PATH
-from rwkv_edge.quality import log_softmax
+from rwkv_edge.evaluation.quality import log_softmax
 from rwkv_edge.weights import open_weights
 from rwkv_edge.weights.tensor import Tensor, Weights
 
@@ -78,7 +78,7 @@ class HeldOut:
     def _log_probabilities(self, weights: Weights) -> NDArray[np.float64]:
         """[tokens, vocabulary]"""
         plan = build_plan(weights)
-        executable = registry.best().compile(plan)
+        executable = auto.best().compile(plan)
         state, rows = np.zeros(plan.state_size, executable.state_dtype), []
         for begin in range(0, len(self.tokens), TOKENS_PER_RUN):
             piece = self.tokens[begin : begin + TOKENS_PER_RUN]

@@ -18,7 +18,7 @@ from bench.engines.llama import Session
 from bench.table import Row, report
 from rwkv_edge import Model, quantize
 from rwkv_edge.convert import MIXES
-from rwkv_edge.scoring import log_softmax
+from rwkv_edge.text.scoring import log_softmax
 
 
 def ours(path: Path, tokens: list[int], strategy: str) -> NDArray[np.float32]:

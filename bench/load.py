@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.quantize import measured
 from bench.startup import read_through
 from bench.table import Row, report
-from rwkv_edge.user_cache import OVERRIDE
+from rwkv_edge.machine.user_cache import OVERRIDE
 
 STARTS = {"converted in memory": [], "converted and kept": ["--cache"], "kept": ["--cache"]}  # in this order
 

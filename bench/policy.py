@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.held_out import Floats, HeldOut, Scores, in_float32, with_tensors
 from bench.table import Row, publish, render
-from rwkv_edge import registry
+from rwkv_edge import auto
 from rwkv_edge.convert.mix import MATRIX, MIXES, Mix
 from rwkv_edge.quant.decode import decode_blocks
 from rwkv_edge.quant.formats import FORMATS
@@ -62,7 +62,7 @@ def through(x: Floats, format: str) -> Floats:
     """What the blocks hold; along the columns where the rows are no whole blocks."""
     if x.shape[1] % FORMATS[format].block_size:
         return np.ascontiguousarray(through(np.ascontiguousarray(x.T), format).T)
-    return decode_blocks(registry.encoder()(format, x), format)
+    return decode_blocks(auto.encoder()(format, x), format)
 
 
 def quantized(weights: Weights, formats: Mapping[str, str]) -> Weights:

@@ -13,9 +13,9 @@ from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
-from rwkv_edge_cpu import layout
-from rwkv_edge_cpu.executable import CpuExecutable
-from rwkv_edge_cpu.system import CLOCK_TICKS
+from rwkv_edge_cpu.code.system import CLOCK_TICKS
+from rwkv_edge_cpu.run.executable import CpuExecutable
+from rwkv_edge_cpu.shape import layout
 
 from rwkv_edge import Model
 from rwkv_edge.backend import Batch

@@ -7,6 +7,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rwkv_edge.version import __version__
+
 if TYPE_CHECKING:
     from rwkv_edge.chat import Chat, Message, Reply
     from rwkv_edge.convert import quantize
@@ -21,12 +23,11 @@ if TYPE_CHECKING:
         StrategyError,
         TokenizerError,
     )
-    from rwkv_edge.generation import BatchStream, TextStream
     from rwkv_edge.model import Model, PromptWarning
-    from rwkv_edge.sampling import Sampler, Sampling
     from rwkv_edge.state import State
+    from rwkv_edge.text.generation import BatchStream, TextStream
+    from rwkv_edge.text.sampling import Sampler, Sampling
 
-__version__ = "0.1.0"
 __all__ = [
     "BackendError",
     "BatchStream",
@@ -47,13 +48,14 @@ __all__ = [
     "StrategyError",
     "TextStream",
     "TokenizerError",
+    "__version__",
     "quantize",
 ]
 
 # Where the names are. They are loaded when they are used: the command looks after interrupts before its modules load.
 HOMES = {
     "BackendError": "errors",
-    "BatchStream": "generation",
+    "BatchStream": "text.generation",
     "Chat": "chat",
     "InputError": "errors",
     "Message": "chat",
@@ -64,12 +66,12 @@ HOMES = {
     "PromptWarning": "model",
     "Reply": "chat",
     "RwkvEdgeError": "errors",
-    "Sampler": "sampling",
-    "Sampling": "sampling",
+    "Sampler": "text.sampling",
+    "Sampling": "text.sampling",
     "State": "state",
     "StateError": "errors",
     "StrategyError": "errors",
-    "TextStream": "generation",
+    "TextStream": "text.generation",
     "TokenizerError": "errors",
     "quantize": "convert",
 }

@@ -163,7 +163,7 @@ class ReadsInPlace(Protocol):
 
 
 class ConvertsWeights(Protocol):
-    """Matrices that are converted when they are asked for: `rwkv_edge.quant.convert.Conversions`."""
+    """Matrices that are converted when they are asked for: `rwkv_edge.convert.conversions.Conversions`."""
 
     def format(self, tensor: Tensor) -> str:
         """What a matrix becomes, its numbers permitting; after `look` also where they do not."""

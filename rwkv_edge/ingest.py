@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkv_edge import state_file
 from rwkv_edge.errors import InputError, StateError
-from rwkv_edge.state import State
+from rwkv_edge.state import State, state_file
 from rwkv_edge.tokenizer.blocks import encode_blocks
 
 if TYPE_CHECKING:

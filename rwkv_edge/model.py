@@ -14,23 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge.arch import ModelShape, build_plan, read_shape
+from rwkv_edge.arch.fingerprint import fingerprint
 from rwkv_edge.backend import LimitsRuns
 from rwkv_edge.chat import Chat, Format, Message
 from rwkv_edge.chat.conversation import MAX_TOKENS as MAX_CHAT_TOKENS
-from rwkv_edge.embedding import Pooling, check_pooling, pooled
+from rwkv_edge.convert.model_cache import kept
 from rwkv_edge.errors import InputError
 from rwkv_edge.feeding import Feeder, Tokens, checked_tokens
-from rwkv_edge.fingerprint import fingerprint
-from rwkv_edge.generation import END_OF_DOCUMENT, BatchStream, Continuation, TextStream, for_each
 from rwkv_edge.ingest import Progress, ingest
-from rwkv_edge.model_cache import kept
 from rwkv_edge.plan import MatMul
-from rwkv_edge.sampling import Sampler, Sampling, uncounted_tokens
-from rwkv_edge.scoring import following, log_probabilities_of
 from rwkv_edge.state import State
-from rwkv_edge.state_tuning import load_state
-from rwkv_edge.stop import Stop, StopFinder, stop_strings, stops_of_each
+from rwkv_edge.state.tuning import load_state
 from rwkv_edge.strategy import compiled, default_strategy, headless, parse
+from rwkv_edge.text.embedding import Pooling, check_pooling, pooled
+from rwkv_edge.text.generation import END_OF_DOCUMENT, BatchStream, Continuation, TextStream, for_each
+from rwkv_edge.text.sampling import Sampler, Sampling, uncounted_tokens
+from rwkv_edge.text.scoring import following, log_probabilities_of
+from rwkv_edge.text.stop import Stop, StopFinder, stop_strings, stops_of_each
 from rwkv_edge.tokenizer import Tokenizer, tokenizer_for
 from rwkv_edge.weights import Hints, Weights, open_weights
 
@@ -55,8 +55,8 @@ class Model:
     sparse: of the CPU backend: single tokens skip the weights that meet a zero in the channel-mix, which takes a second copy of
         its value matrices (a quarter to a third of the file) in memory; None: where that fits.
     lora, lora_alpha, lora_init: a LoRA file that is merged while loading, its alpha, and PiSSA's initial factors (lora.py).
-    cache: keep what the strategy's weight format makes of the file in the user's cache directory (see `rwkv_edge.model_cache`),
-        where the next start finds it. Not with a LoRA.
+    cache: keep what the strategy's weight format makes of the file in the user's cache directory, where the next start finds it
+        (`rwkv_edge.convert.model_cache`). Not with a LoRA.
     progress: called while weights are converted, with the bytes of the file that are done, and all of them.
 
     Sequences are independent: each has a `State`, and the model may be shared by threads (their runs take turns). A state
@@ -86,7 +86,7 @@ class Model:
         self._strategy, self._threads = default_strategy() if strategy is None else parse(strategy), threads
         self.weights: Weights = open_weights(path)
         if lora is not None or lora_alpha is not None or lora_init is not None:
-            from rwkv_edge.lora import with_lora  # what only few need
+            from rwkv_edge.convert.lora import with_lora  # what only few need
 
             self.weights = with_lora(self.weights, lora, lora_alpha, lora_init)
         if cache and self._strategy.weight_format is not None:
@@ -391,7 +391,7 @@ class Model:
 
         A task that is cancelled waits for the token that is being computed, and no longer.
         """
-        from rwkv_edge.asynchronous import pieces_of  # asyncio takes a fifth of the time to load everything
+        from rwkv_edge.text.asynchronous import pieces_of  # asyncio takes a fifth of the time to load everything
 
         one = self._continuation(self.encode_prompt(prompt), state, max_tokens, sampling, stop)
         return pieces_of(TextStream(self._together([one])))

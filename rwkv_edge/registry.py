@@ -2,17 +2,15 @@
 
 The core names no backend: each is found through the entry-point group `rwkv_edge.backends`, so another one is a pip install.
 """
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rwkv_edge.backend import Availability, Backend, Encoder, Encodes
+from rwkv_edge.backend import Availability, Backend
 from rwkv_edge.errors import BackendError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "rwkv_edge.backends"
-AUTO_ORDER = ("cpu", "webgpu", "opencl", "numpy")  # what `auto` tries; the last always last, the others by speed
 
 
 def installed() -> "dict[str, EntryPoint]":
@@ -49,44 +47,6 @@ def usable(name: str) -> Backend:
     if not availability.available:
         raise BackendError(f"backend {name!r} cannot work here: {availability.reason}")
     return backend
-
-
-def auto_order() -> tuple[str, ...]:
-    """AUTO_ORDER by measured speed. What is not remembered takes seconds."""
-    from rwkv_edge import speed
-
-    return (*speed.order(AUTO_ORDER[:-1]), AUTO_ORDER[-1])
-
-
-def candidates() -> Iterator[Backend]:
-    """The backends of AUTO_ORDER that can work here, best first. Raises BackendError when there is none."""
-    reasons, found = [], False
-    for name in auto_order():
-        try:
-            backend = usable(name)
-        except BackendError as error:
-            reasons.append(str(error))
-            continue
-        if backend.availability().automatic:
-            found = True
-            yield backend
-    if not found:
-        raise BackendError("no backend can work here: " + "; ".join(reasons))
-
-
-def best() -> Backend:
-    """What `auto` tries first."""
-    return next(candidates())
-
-
-def encoder() -> Encoder:
-    """The fastest here: that of the first backend of AUTO_ORDER that has one, else the definition in NumPy."""
-    for name in AUTO_ORDER:
-        if availability(name).available and isinstance(backend := load(name), Encodes):
-            return backend.encode
-    from rwkv_edge.quant.encode import encode as definition  # only those who make files need it
-
-    return definition
 
 
 def availability(name: str) -> Availability:

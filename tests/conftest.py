@@ -28,14 +28,14 @@ DEVICE_BACKENDS = ("webgpu", "opencl")
 @pytest.fixture(autouse=True)
 def auto_as_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `auto` takes is the same everywhere: nothing is measured, and no user's wish counts."""
-    monkeypatch.setattr("rwkv_edge.speed.order", lambda names, anew=False: list(names))
+    monkeypatch.setattr("rwkv_edge.auto.order.by_speed", lambda names, anew=False: list(names))
     monkeypatch.delenv("RWKV_EDGE_STRATEGY", raising=False)
 
 
 @pytest.fixture(autouse=True)
 def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """What devices compute is the same everywhere: no trial makes some of them round inputs (tests/device/test_features.py)."""
-    monkeypatch.setattr("rwkv_edge.device.trial.as_is_faster", lambda compiler, device, *_: device.without("packed_dot"))
+    monkeypatch.setattr("rwkv_edge_device.trial.as_is_faster", lambda compiler, device, *_: device.without("packed_dot"))
 
 
 @pytest.fixture(params=["numpy", "cpu", *DEVICE_BACKENDS])

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from rwkv_edge.backend import Availability, Device, Executable
 from rwkv_edge.errors import BackendError
+from rwkv_edge.machine.cpu import cpu_name
+from rwkv_edge.machine.memory import total_memory
+from rwkv_edge.machine.user_cache import OVERRIDE
 from rwkv_edge.plan import Plan
 from rwkv_edge.quant.formats import FORMATS
-from rwkv_edge.system_cpu import cpu_name
-from rwkv_edge.system_memory import total_memory
-from rwkv_edge.user_cache import OVERRIDE
-from rwkv_edge_cpu.cores import usable_cores
+from rwkv_edge_cpu.run.cores import usable_cores
 
 
 class CpuBackend:
@@ -52,14 +52,14 @@ class CpuBackend:
             raise BackendError(f"the cpu backend computes in fp32, not in {precision}; the numpy backend offers fp64")
         if threads is not None and threads < 1:
             raise BackendError(f"threads must be at least 1, got {threads}")
-        from rwkv_edge_cpu.executable import CpuExecutable
+        from rwkv_edge_cpu.run.executable import CpuExecutable
 
         with numba_needed():
             return CpuExecutable(plan, usable_cores() if threads is None else threads, sparse)
 
     def compile_beside(self, plan: Plan, other: Executable | None, *, precision: str | None, threads: int | None) -> Executable:
         """See `rwkv_edge.backend.ReadsInPlace`."""
-        from rwkv_edge_cpu.executable import CpuExecutable
+        from rwkv_edge_cpu.run.executable import CpuExecutable
 
         if not isinstance(other, CpuExecutable):
             return self.compile(plan, precision=precision, threads=threads, sparse=False)
@@ -68,9 +68,9 @@ class CpuBackend:
 
     def warm_up(self) -> None:
         """See `rwkv_edge.backend.CompilesAhead`. Raises BackendError where nothing can be kept."""
-        from rwkv_edge_cpu import kept
-        from rwkv_edge_cpu.machine_code import address
-        from rwkv_edge_cpu.program import every_kernel
+        from rwkv_edge_cpu.code import kept
+        from rwkv_edge_cpu.code.machine_code import address
+        from rwkv_edge_cpu.run.program import every_kernel
 
         if kept.directory() is None:
             raise BackendError(f"no directory for compiled code can be written; name one with {OVERRIDE}")
@@ -82,7 +82,7 @@ class CpuBackend:
         self, format: str, weights: NDArray[np.float32], importance: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint8]:
         """As `rwkv_edge.quant.encode.encode`, the same bytes, compiled. The first call on a machine compiles (seconds)."""
-        from rwkv_edge_cpu.encode import encode
+        from rwkv_edge_cpu.encode.encoder import encode
 
         with numba_needed():
             return encode(format, weights, importance)

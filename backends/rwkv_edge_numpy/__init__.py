@@ -2,9 +2,9 @@
 import numpy as np
 
 from rwkv_edge.backend import Availability, Device, Executable
+from rwkv_edge.machine.cpu import cpu_name
+from rwkv_edge.machine.memory import total_memory
 from rwkv_edge.plan import Plan
-from rwkv_edge.system_cpu import cpu_name
-from rwkv_edge.system_memory import total_memory
 from rwkv_edge_numpy.executable import NumpyExecutable
 
 PRECISIONS = {None: np.float32, "fp32": np.float32, "fp64": np.float64}

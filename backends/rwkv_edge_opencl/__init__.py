@@ -1,7 +1,8 @@
 """The OpenCL backend: devices without a good Vulkan or Metal driver, by pyopencl. Importing this does not load pyopencl."""
-from rwkv_edge.device.backend import DeviceBackend
-from rwkv_edge.device.driver import Driver
-from rwkv_edge.device.found import Found
+from rwkv_edge_device.backend import DeviceBackend
+from rwkv_edge_device.driver import Driver
+from rwkv_edge_device.found import Found
+
 from rwkv_edge_opencl.source import SOURCES
 
 

@@ -3,7 +3,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from rwkv_edge.device.found import Found, arranged
+from rwkv_edge_device.found import Found, arranged
+
 from rwkv_edge_opencl.features import offered
 
 VERSION = (1, 2)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pyopencl as cl
 from numpy.typing import NDArray
+from rwkv_edge_device.driver import Grid, Limits, Step
+from rwkv_edge_device.failures import Failure, explained
+from rwkv_edge_device.found import Found
 
-from rwkv_edge.device.driver import Grid, Limits, Step
-from rwkv_edge.device.failures import Failure, explained
-from rwkv_edge.device.found import Found
 from rwkv_edge.errors import BackendError
 from rwkv_edge_opencl.opened import OPENED, Opened
 from rwkv_edge_opencl.source import DIALECT
@@ -45,7 +45,7 @@ class Recording:
 
 
 class OpenClDriver:
-    """See `rwkv_edge.device.driver.Driver`. waited: seconds for the device, in all."""
+    """See `rwkv_edge_device.driver.Driver`. waited: seconds for the device, in all."""
 
     dialect = DIALECT
 

@@ -1,4 +1,4 @@
-"""What a device offers of `rwkv_edge.device.features`, and the language version that kernels need for it."""
+"""What a device offers of `rwkv_edge_device.features`, and the language version that kernels need for it."""
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any

@@ -6,10 +6,10 @@ from contextlib import suppress
 from typing import Any
 
 import pyopencl as cl
+from rwkv_edge_device.driver import Kernel
+from rwkv_edge_device.found import Found
+from rwkv_edge_device.opened import OpenDevices
 
-from rwkv_edge.device.driver import Kernel
-from rwkv_edge.device.found import Found
-from rwkv_edge.device.opened import OpenDevices
 from rwkv_edge.errors import BackendError
 from rwkv_edge_opencl.features import PROBES, standard
 from rwkv_edge_opencl.source import text

@@ -1,7 +1,8 @@
 """The WebGPU backend: GPUs through Vulkan, Metal or Direct3D 12, by wgpu-py. Importing this does not load wgpu."""
-from rwkv_edge.device.backend import DeviceBackend
-from rwkv_edge.device.driver import Driver
-from rwkv_edge.device.found import Found
+from rwkv_edge_device.backend import DeviceBackend
+from rwkv_edge_device.driver import Driver
+from rwkv_edge_device.found import Found
+
 from rwkv_edge_webgpu.source import SOURCES
 
 

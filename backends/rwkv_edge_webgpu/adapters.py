@@ -4,7 +4,8 @@ import threading
 from functools import cache
 from typing import Any
 
-from rwkv_edge.device.found import Found, arranged
+from rwkv_edge_device.found import Found, arranged
+
 from rwkv_edge_webgpu.features import offered
 
 KINDS = {"DiscreteGPU": "discrete", "IntegratedGPU": "integrated", "CPU": "software"}

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rwkv_edge_device.driver import Grid
 from wgpu.backends.wgpu_native import ffi, lib
-
-from rwkv_edge.device.driver import Grid
 
 
 @dataclass(slots=True, eq=False)

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import wgpu
 from numpy.typing import NDArray
+from rwkv_edge_device.driver import Grid, Limits, Step
+from rwkv_edge_device.failures import Failure, explained
+from rwkv_edge_device.found import Found
 from wgpu.backends.wgpu_native import ffi, lib
 
-from rwkv_edge.device.driver import Grid, Limits, Step
-from rwkv_edge.device.failures import Failure, explained
-from rwkv_edge.device.found import Found
 from rwkv_edge_webgpu.commands import Commands, Launch, Recording
 from rwkv_edge_webgpu.opened import OPENED
 from rwkv_edge_webgpu.source import DIALECT
@@ -31,7 +31,7 @@ def kind_of(error: Exception) -> Failure:
 
 
 class WebGpuDriver:
-    """See `rwkv_edge.device.driver.Driver`."""
+    """See `rwkv_edge_device.driver.Driver`."""
 
     dialect = DIALECT
 

@@ -1,4 +1,4 @@
-"""What an adapter offers of `rwkv_edge.device.features`."""
+"""What an adapter offers of `rwkv_edge_device.features`."""
 from collections.abc import Iterable
 
 NAMES = {"shader-f16": "f16", "subgroup": "subgroup"}  # wgpu's for what an adapter may lack, and ours

@@ -3,12 +3,12 @@ import threading
 from typing import Any
 
 import wgpu
+from rwkv_edge_device.driver import Kernel
+from rwkv_edge_device.found import Found
+from rwkv_edge_device.opened import OpenDevices
 from wgpu.backends.wgpu_native import ffi, lib
 from wgpu.backends.wgpu_native._api import GPUShaderModule, libf
 
-from rwkv_edge.device.driver import Kernel
-from rwkv_edge.device.found import Found
-from rwkv_edge.device.opened import OpenDevices
 from rwkv_edge_webgpu.features import required
 from rwkv_edge_webgpu.source import text
 

@@ -2,9 +2,9 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from rwkv_edge.device.driver import Dialect, Kernel
-from rwkv_edge.device.features import used, with_features
-from rwkv_edge.device.source import Sources
+from rwkv_edge_device.driver import Dialect, Kernel
+from rwkv_edge_device.features import used, with_features
+from rwkv_edge_device.source import Sources
 
 SOURCES = Sources(
     folder=Path(__file__).parent / "kernels",

@@ -30,7 +30,7 @@ class ModelShape:
 
 
 def detect_version(weights: Weights) -> str:
-    """The RWKV version by its telltale tensors (FACTS: detection table of the official code)."""
+    """The RWKV version by its telltale tensors."""
     names = weights.tensors
     if "blocks.0.att.r_k" in names:
         return "7"

@@ -13,9 +13,9 @@ from rwkv_edge.chat.reply import Reply
 from rwkv_edge.chat.storage import Stored
 from rwkv_edge.chat.thinking import opening_of
 from rwkv_edge.errors import InputError
-from rwkv_edge.sampling import Sampling
 from rwkv_edge.state import State
-from rwkv_edge.stop import Stop, stop_strings
+from rwkv_edge.text.sampling import Sampling
+from rwkv_edge.text.stop import Stop, stop_strings
 
 if TYPE_CHECKING:
     from rwkv_edge.model import Model

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from rwkv_edge.chat.messages import Message, clean
 from rwkv_edge.errors import InputError
-from rwkv_edge.sampling import Sampling
+from rwkv_edge.text.sampling import Sampling
 
 SEPARATOR = "\n\n"  # between turns, in all of them
 

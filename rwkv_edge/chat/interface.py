@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rwkv_edge.chat.messages import Message
-from rwkv_edge.sampling import Sampling
+from rwkv_edge.text.sampling import Sampling
 
 
 class Format(Protocol):

@@ -2,8 +2,8 @@
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 from rwkv_edge.chat.thinking import Piece, ThinkSplitter
-from rwkv_edge.generation import FinishReason, TextStream
 from rwkv_edge.state import State
+from rwkv_edge.text.generation import FinishReason, TextStream
 
 
 class Reply(Iterator[str]):

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rwkv_edge import state_file
 from rwkv_edge.chat.messages import Message, checked_messages
 from rwkv_edge.errors import InputError, StateError
-from rwkv_edge.state import State
+from rwkv_edge.state import State, state_file
 
 KEY = "chat"
 LONGEST = 4_000_000  # bytes of JSON, which a file's header must have room for twice

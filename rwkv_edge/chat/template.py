@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from rwkv_edge.chat.messages import Message
 from rwkv_edge.errors import InputError, MissingExtraError, ModelFileError
-from rwkv_edge.sampling import Sampling
+from rwkv_edge.text.sampling import Sampling
 from rwkv_edge.weights import Weights
 from rwkv_edge.weights.directory import read_json
 from rwkv_edge.weights.mapping import read_small_file

@@ -4,7 +4,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
-from rwkv_edge import registry, speed
+from rwkv_edge import auto, registry
+from rwkv_edge.auto.order import by_speed
+from rwkv_edge.auto.speed import speed
 from rwkv_edge.backend import Device, HasDevices, ListsDevices
 from rwkv_edge.errors import BackendError
 from rwkv_edge.strategy.memory import readable
@@ -49,14 +51,14 @@ def run(args: argparse.Namespace) -> None:
 def backends() -> list[Found]:
     """All that are installed, in the order of `auto`."""
     known = registry.installed()
-    order = [name for name in registry.auto_order() if name in known]
+    order = [name for name in auto.auto_order() if name in known]
     return [_found(name) for name in [*order, *sorted(set(known) - set(order))]]
 
 
 def measured() -> list[Found]:
     """The same with speeds, measured now; `auto` goes by them from here on."""
     speeds = {each.name: tuple(_speeds(each)) for each in map(_found, registry.installed()) if each.available}
-    speed.order(registry.AUTO_ORDER[:-1], anew=True)
+    by_speed(auto.AUTO_ORDER[:-1], anew=True)
     return [replace(each, speeds=speeds.get(each.name, ())) for each in backends()]
 
 
@@ -64,7 +66,7 @@ def _speeds(found: Found) -> Iterator[float | str]:
     backend = registry.load(found.name)
     for i, device in enumerate(found.devices):
         try:
-            yield speed.speed(backend.select(str(i)) if isinstance(backend, HasDevices) else backend, device, anew=True)
+            yield speed(backend.select(str(i)) if isinstance(backend, HasDevices) else backend, device, anew=True)
         except BackendError as error:
             yield str(error)
 
@@ -78,7 +80,7 @@ def _found(name: str) -> Found:
         devices = tuple(backend.devices()) if isinstance(backend, ListsDevices) else ()
     except BackendError as error:
         return Found(name, False, False, str(error), ())
-    return Found(name, True, availability.automatic and name in registry.AUTO_ORDER, "", devices)
+    return Found(name, True, availability.automatic and name in auto.AUTO_ORDER, "", devices)
 
 
 def lines(backend: Found) -> list[str]:

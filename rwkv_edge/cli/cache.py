@@ -1,7 +1,7 @@
 """`rwkv-edge cache`: the converted models that --cache keeps."""
 import argparse
 
-from rwkv_edge import model_cache
+from rwkv_edge.convert import model_cache
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

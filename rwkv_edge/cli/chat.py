@@ -19,7 +19,7 @@ from rwkv_edge.cli.printable import printable
 from rwkv_edge.cli.tuning import add_tuning_options, lora_from, state_from
 from rwkv_edge.errors import RwkvEdgeError
 from rwkv_edge.model import Model
-from rwkv_edge.sampling import Sampling
+from rwkv_edge.text.sampling import Sampling
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 

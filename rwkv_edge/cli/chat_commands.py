@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from rwkv_edge.chat import Chat, Reply
 from rwkv_edge.errors import InputError
-from rwkv_edge.sampling import INTEGERS, NUMBERS
+from rwkv_edge.text.sampling import INTEGERS, NUMBERS
 
 MAX_TOKENS = "max_tokens"
 

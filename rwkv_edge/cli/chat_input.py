@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from rwkv_edge.user_cache import folders
+from rwkv_edge.machine.user_cache import folders
 
 PROMPT, MORE = "> ", "... "
 QUOTES = '"""'

@@ -6,8 +6,8 @@ from rwkv_edge.cli.options import add_model_options
 from rwkv_edge.cli.perplexity import figures, line
 from rwkv_edge.cli.progress import ProgressBar
 from rwkv_edge.cli.text import add_text_options, tokens_of
+from rwkv_edge.evaluation.quality import Comparison, compare, tensor_errors
 from rwkv_edge.model import Model
-from rwkv_edge.quality import Comparison, compare, tensor_errors
 
 WORST = 10  # tensors that are listed; all of them with --json
 

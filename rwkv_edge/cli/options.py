@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 from rwkv_edge.cli.progress import ProgressBar
-from rwkv_edge.sampling import Sampling
+from rwkv_edge.text.sampling import Sampling
 
 SAMPLING_HELP = {
     "temperature": "higher is more varied; 0 always takes the likeliest token",

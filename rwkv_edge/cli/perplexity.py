@@ -5,8 +5,8 @@ import json
 from rwkv_edge.cli.options import add_conversion_options, add_model_options, conversion
 from rwkv_edge.cli.progress import ProgressBar
 from rwkv_edge.cli.text import add_text_options, tokens_of
+from rwkv_edge.evaluation.quality import Perplexity, perplexity
 from rwkv_edge.model import Model
-from rwkv_edge.quality import Perplexity, perplexity
 
 DESCRIPTION = "Measure how well a model predicts a text: bits per byte and per token, each token predicted from all before."
 

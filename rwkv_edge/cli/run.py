@@ -8,8 +8,8 @@ from rwkv_edge.cli.options import add_conversion_options, add_generation_options
 from rwkv_edge.cli.tuning import add_tuning_options, lora_from, state_from
 from rwkv_edge.errors import InputError
 from rwkv_edge.model import Model
-from rwkv_edge.sampling import Sampling
 from rwkv_edge.state import State
+from rwkv_edge.text.sampling import Sampling
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from rwkv_edge.compat.model import RWKV
 from rwkv_edge.compat.tokenizer import BROKEN, TRIE_TOKENIZER, WORLD_NAME
 from rwkv_edge.errors import MissingExtraError
-from rwkv_edge.sampling import UNCOUNTED_TEXT, probabilities
+from rwkv_edge.text.sampling import UNCOUNTED_TEXT, probabilities
 from rwkv_edge.tokenizer import BpeTokenizer
 
 

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge import registry
+from rwkv_edge import auto
 from rwkv_edge.arch import build_plan
 from rwkv_edge.backend import Batch, Executable
 from rwkv_edge.convert.encoding import Importance, Progress
 from rwkv_edge.convert.mix import MATRIX
 from rwkv_edge.errors import InputError
-from rwkv_edge.generation import END_OF_DOCUMENT
 from rwkv_edge.plan import Buffer, MatMul, Op, Plan, PlanBuilder, SelectOutputs
 from rwkv_edge.state import State
+from rwkv_edge.text.generation import END_OF_DOCUMENT
 from rwkv_edge.tokenizer import tokenizer_for
 from rwkv_edge.weights.tensor import Weights
 
@@ -55,7 +55,7 @@ def activation_sizes(
     Memory: the mapped weights and the activations of TOKENS_PER_RUN tokens. progress: called with tokens done, and all of them.
     """
     plan, probes = probed(build_plan(weights))
-    executable = registry.best().compile(plan, threads=threads, sparse=False)
+    executable = auto.best().compile(plan, threads=threads, sparse=False)
     state = State.initial(plan.slots, executable.state_dtype, "")
     try:
         _feed(executable, state.array, [END_OF_DOCUMENT, *tokens], progress)

@@ -115,6 +115,6 @@ def encoded(piece: Tensor, entry: Entry, importance: NDArray[np.float32] | None 
 
 @cache
 def _encoder() -> "Encoder":
-    from rwkv_edge.registry import encoder
+    from rwkv_edge.auto import encoder
 
     return encoder()

@@ -1,7 +1,7 @@
 """The bundled model: a small byte-vocabulary RWKV-7 trained on Python source (README.md beside this file says how)."""
 from pathlib import Path
 
-from rwkv_edge.sampling import Sampling
+from rwkv_edge.text.sampling import Sampling
 
 MODEL_PATH = Path(__file__).parent / "python-2.9m.pth"
 PROMPT = 'def read_file(path):\n    """'

@@ -7,12 +7,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from rwkv_edge import registry
+from rwkv_edge import auto
 from rwkv_edge.backend import Backend, CopiesWeights, Executable, ReadsInPlace, SharesMemory
+from rwkv_edge.convert.conversions import Conversions, absent
 from rwkv_edge.convert.encoding import Progress
 from rwkv_edge.errors import BackendError, NotEnoughMemoryError, StrategyError
+from rwkv_edge.machine.memory import available_memory
 from rwkv_edge.plan import Embed, MatMul, Plan
-from rwkv_edge.quant.convert import Conversions, absent
 from rwkv_edge.strategy.budget import suggestion, within_budget
 from rwkv_edge.strategy.cut import Stage, cut
 from rwkv_edge.strategy.devices import backends_for, reader_in_place
@@ -21,7 +22,6 @@ from rwkv_edge.strategy.memory import Layer, Sizes, readable
 from rwkv_edge.strategy.notices import FallbackWarning, StrategyNotice
 from rwkv_edge.strategy.placement import places
 from rwkv_edge.strategy.split import Link, SplitExecutable
-from rwkv_edge.system_memory import available_memory
 from rwkv_edge.weights.mapping import is_mapped
 from rwkv_edge.weights.tensor import Tensor
 
@@ -88,7 +88,7 @@ def compiled(
     if strategy.parts[0].device is not None:
         return _compiled(plan, strategy.parts, backends_for(strategy.parts), sizes, options)
     refusals: list[BackendError] = []
-    for backend in registry.candidates():
+    for backend in auto.candidates():
         if refusals:
             warnings.warn(f"running on the {backend.name} backend: {refusals[-1]}", FallbackWarning, stacklevel=3)
         try:

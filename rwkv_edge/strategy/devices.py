@@ -1,7 +1,7 @@
 """Backends by the names that strategies have for them."""
 import warnings
 
-from rwkv_edge import registry
+from rwkv_edge import auto, registry
 from rwkv_edge.backend import Backend, HasDevices, ReadsInPlace
 from rwkv_edge.errors import BackendError, StrategyError
 from rwkv_edge.strategy.grammar import ELSEWHERE, Part
@@ -55,13 +55,13 @@ def _wrong(part: Part, problem: str) -> StrategyError:
 
 def _gpu_or_best() -> Backend:
     """A GPU where there is one that `auto` could take, else the best. A number or name is another machine's: not looked at."""
-    candidates = list(registry.candidates())
+    candidates = list(auto.candidates())
     return next((backend for backend in candidates if isinstance(backend, HasDevices)), candidates[0])
 
 
 def reader_in_place() -> Backend:
     """The best backend here that can stream layers from a file."""
-    for backend in registry.candidates():
+    for backend in auto.candidates():
         if isinstance(backend, ReadsInPlace):
             return backend
     raise BackendError("no backend here can stream layers from a file")

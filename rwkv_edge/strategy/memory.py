@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from rwkv_edge.convert.conversions import wanted_format
 from rwkv_edge.plan import Embed, MatMul, Plan
-from rwkv_edge.quant.convert import wanted_format
 from rwkv_edge.quant.formats import FORMATS
 
 TOKENS_AT_ONCE = 512  # at most, see rwkv_edge/model.py

@@ -1,5 +1,5 @@
 """The words for weight formats."""
-from rwkv_edge.quant.convert import WORDS
+from rwkv_edge.convert.conversions import WORDS
 
 # Strategy word -> (type of the weights, precision of activations and state); None: as stored, the backend's own.
 WEIGHT_FORMATS: dict[str, tuple[str | None, str | None]] = {

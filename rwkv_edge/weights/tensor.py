@@ -17,7 +17,7 @@ FLOAT_STORAGE: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "f16": np.dty
 class Tensor:
     """A view into a model file; nothing is copied until `decode`.
 
-    name: our name (see names.py).  shape: logical shape, matrices as [out, in].
+    name: our name (see weights/names).  shape: logical shape, matrices as [out, in].
     format: a key of `quant.formats.FORMATS`.
     data: plain floats: dtype float32, float16 or uint16 (bf16 bits), of `shape`, any strides;
           block formats: uint8 of shape [*shape[:-1], bytes per row], last axis contiguous.

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from rwkv_edge import Model, State
-from rwkv_edge.generation import TextStream
-from tests.test_generation import Scripted
+from rwkv_edge.text.generation import TextStream
+from tests.text.test_generation import Scripted
 
 
 class Script:

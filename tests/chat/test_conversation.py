@@ -12,7 +12,7 @@ from rwkv_edge.chat import conversation
 from rwkv_edge.chat.reply import Reply
 from tests.chat.scripted import Script
 from tests.conftest import need_backend
-from tests.test_generation import counted
+from tests.text.test_generation import counted
 
 
 def pairs(chat: Chat) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rwkv_edge import InputError, TokenizerError, quantize, registry
+from rwkv_edge import InputError, TokenizerError, auto, quantize, registry
 from rwkv_edge.arch import build_plan
 from rwkv_edge.backend import Backend, Batch
 from rwkv_edge.cli import main
@@ -35,7 +35,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def on(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "best", lambda: backend)
+    monkeypatch.setattr(auto, "best", lambda: backend)
 
 
 def inputs_of(plan: Plan, op: MatMul, tokens: list[int]) -> np.ndarray:
@@ -86,7 +86,7 @@ def test_importance_lowers_the_error_that_it_weights(format: str, seed: int, blo
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((16, 256 * blocks)).astype(np.float32)
     columns = rng.exponential(size=x.shape[1]).astype(np.float32) ** 2
-    encode = registry.encoder()
+    encode = auto.encoder()
 
     def error(importance: np.ndarray | None) -> float:
         return float(((decode_blocks(encode(format, x, importance), format) - x) ** 2 * columns).sum())

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from rwkv_edge_cpu import backend, cache
+from rwkv_edge_cpu import backend
+from rwkv_edge_cpu.code import cache
 
-from rwkv_edge import user_cache
+from rwkv_edge.machine import user_cache
 
 pytestmark = pytest.mark.skipif(not backend.availability().available, reason=backend.availability().reason)
 
@@ -182,9 +183,9 @@ def test_old_versions_are_removed_but_not_the_newest_few(tmp_path: Path, monkeyp
 
 def test_another_version_of_the_sources_has_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "package"
-    package.mkdir()
-    (package / "cache.py").write_text("1")
-    monkeypatch.setattr(cache, "__file__", str(package / "cache.py"))
+    (package / "code").mkdir(parents=True)
+    (package / "code" / "cache.py").write_text("1")
+    monkeypatch.setattr(cache, "__file__", str(package / "code" / "cache.py"))
     first = cache._version_name()
     (package / "kernel.py").write_text("2")
     assert cache._version_name() != first

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from rwkv_edge_cpu import cores
+from rwkv_edge_cpu.run import cores
 
 CPU = "sys/devices/system/cpu"
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from rwkv_edge_cpu import backend
 
-from rwkv_edge import registry
+from rwkv_edge import auto
 from rwkv_edge.backend import Availability
 from rwkv_edge.quant.encode import encode
 from rwkv_edge.quant.encode.schemes import SCHEMES
@@ -53,6 +53,6 @@ def test_errors_are_those_of_the_definition() -> None:
 
 
 def test_the_registry_finds_the_fast_encoder_and_else_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert registry.encoder() == backend.encode
+    assert auto.encoder() == backend.encode
     monkeypatch.setattr(type(backend), "availability", lambda self: Availability(False, "not here"))
-    assert registry.encoder() is encode
+    assert auto.encoder() is encode

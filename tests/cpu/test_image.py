@@ -35,7 +35,7 @@ VARIABLE = "@v = internal global i64 0 define i64 @entry() { store volatile i64 
 
 def object_of(text: str) -> bytes:
     from llvmlite import binding
-    from rwkv_edge_cpu.jit import _elf_machine
+    from rwkv_edge_cpu.code.jit import _elf_machine
 
     triple, machine = _elf_machine()
     module = binding.parse_assembly(text)
@@ -44,8 +44,8 @@ def object_of(text: str) -> bytes:
 
 
 def test_a_function_of_the_system_is_called() -> None:
-    from rwkv_edge_cpu.image import Image
-    from rwkv_edge_cpu.link import linked
+    from rwkv_edge_cpu.code.image import Image
+    from rwkv_edge_cpu.code.link import linked
 
     image = linked(object_of(FILL), "entry")
     assert image.slots == ("memset",)
@@ -57,7 +57,7 @@ def test_a_function_of_the_system_is_called() -> None:
 
 
 def test_constants_and_a_second_function_are_found_wherever_the_image_lies() -> None:
-    from rwkv_edge_cpu.link import linked
+    from rwkv_edge_cpu.code.link import linked
 
     image = linked(object_of(CONSTANTS), "entry")
     kind = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_double)
@@ -68,14 +68,14 @@ def test_constants_and_a_second_function_are_found_wherever_the_image_lies() -> 
 
 @pytest.mark.parametrize("text", [UNKNOWN, VARIABLE])
 def test_what_an_image_cannot_have_is_refused(text: str) -> None:
-    from rwkv_edge_cpu.link import LinkError, linked
+    from rwkv_edge_cpu.code.link import LinkError, linked
 
     with pytest.raises(LinkError):
         linked(object_of(text), "entry")
 
 
 def test_what_is_no_object_is_refused() -> None:
-    from rwkv_edge_cpu.link import LinkError, linked
+    from rwkv_edge_cpu.code.link import LinkError, linked
 
     with pytest.raises(LinkError):
         linked(b"\0" * 100, "entry")

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 from rwkv_edge_cpu import backend
-from rwkv_edge_cpu.pace import LONGEST_REST, Pace
+from rwkv_edge_cpu.run.pace import LONGEST_REST, Pace
 
 from tests.cpu.plans import batch, deep_plan
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from rwkv_edge_cpu.schedule import Region, in_phases, place_buffers
+from rwkv_edge_cpu.run.schedule import Region, in_phases, place_buffers
 
 from rwkv_edge import Model
 from rwkv_edge.plan import Plan

@@ -70,7 +70,7 @@ def results(weight: Tensor, x: NDArray[np.float32], sparse: bool, threads: int =
 @pytest.fixture(autouse=True)
 def always_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also rows with few zeros, for which reading everything is faster."""
-    from rwkv_edge_cpu import sparse_op
+    from rwkv_edge_cpu.run import sparse_op
 
     monkeypatch.setattr(sparse_op, "MOST_KEYS", 2.0)
 
@@ -127,20 +127,21 @@ def test_weights_that_are_not_finite_make_nan_of_zeros_too(format: str, value: f
 
 def copies(executable: Any) -> list[int]:
     """For each matrix that goes by key, how many of its tiles have been re-laid."""
-    from rwkv_edge_cpu import sparse, sparse_op
+    from rwkv_edge_cpu.kernels import sparse
+    from rwkv_edge_cpu.run import sparse_op
 
     kept = {array.ctypes.data: array for array in executable._program.kept}
     found = []
     for op, record in zip(executable._program.ops, executable._program.records, strict=True):
         if isinstance(op, sparse_op.SparseMatMul):
-            from rwkv_edge_cpu.layout import SPARSE
+            from rwkv_edge_cpu.shape.layout import SPARSE
 
             found.append(int(np.sum(kept[kept[record[SPARSE]][sparse.READY]] == sparse.COPIED)))
     return found
 
 
 def test_the_copy_is_made_when_a_row_with_many_zeros_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rwkv_edge_cpu import sparse_op
+    from rwkv_edge_cpu.run import sparse_op
 
     monkeypatch.setattr(sparse_op, "MOST_KEYS", 0.6)
     weight, x = matrix("q4_0", 700, 512), vectors(512)
@@ -162,7 +163,7 @@ def test_the_copy_is_made_when_a_row_with_many_zeros_comes(monkeypatch: pytest.M
 
 
 def test_the_choice_follows_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rwkv_edge_cpu import sparse_op
+    from rwkv_edge_cpu.run import sparse_op
 
     plan = plan_of(matrix("q8_0", 256, 256), vectors(256))
     for available, wanted, expected in ((1 << 40, None, 1), (100_000, None, 0), (100_000, True, 1), (1 << 40, False, 0)):
@@ -199,7 +200,7 @@ def test_logits_of_every_version(version: str, tiny_pth: Callable[[str], Path]) 
 
 def test_what_was_copied_is_given_back_to_the_file(tiny_pth: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     given_back: list[Array] = []
-    monkeypatch.setattr("rwkv_edge_cpu.sparse_op.release", given_back.append)
+    monkeypatch.setattr("rwkv_edge_cpu.run.sparse_op.release", given_back.append)
     with Model(tiny_pth("7"), "cpu", threads=2, sparse=True) as model:
         state = None
         for step in range(model.shape.n_layer + 1):

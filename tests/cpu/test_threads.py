@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from rwkv_edge_cpu import backend
-from rwkv_edge_cpu.cores import allowed_cpus
+from rwkv_edge_cpu.run.cores import allowed_cpus
 from rwkv_edge_numpy import backend as numpy_backend
 
 from rwkv_edge import Model

@@ -1,13 +1,13 @@
 """`every_kernel` is what `rwkv-edge warmup` compiles: it must not forget one."""
+import pkgutil
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import rwkv_edge_cpu
 from rwkv_edge_cpu import backend
-from rwkv_edge_cpu.machine_code import kernel_of
-from rwkv_edge_cpu.program import every_kernel
+from rwkv_edge_cpu.code.machine_code import kernel_of
+from rwkv_edge_cpu.run.program import every_kernel
 
 pytestmark = pytest.mark.skipif(not backend.availability().available, reason=backend.availability().reason)
 
@@ -16,12 +16,13 @@ OTHERS = {"call_kernel", "every_kernel"}  # names that end alike
 
 
 def modules() -> list[ModuleType]:
-    paths = Path(rwkv_edge_cpu.__file__).parent.glob("*.py")
-    return [import_module(f"rwkv_edge_cpu.{path.stem}") for path in paths if path.stem != "__init__"]
+    """All of the package."""
+    found = pkgutil.walk_packages(rwkv_edge_cpu.__path__, "rwkv_edge_cpu.")
+    return [import_module(module.name) for module in found]
 
 
 def test_every_kernel_is_compiled_ahead() -> None:
-    from rwkv_edge_cpu.jit import Kernel
+    from rwkv_edge_cpu.code.jit import Kernel
 
     named = [kernel_of(name) for name in every_kernel()]
     assert all(isinstance(kernel, Kernel) for kernel in named)

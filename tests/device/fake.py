@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from rwkv_edge.device.driver import Dialect, Grid, Limits, Step
+from rwkv_edge_device.driver import Dialect, Grid, Limits, Step
 
 
 class FakeDriver:

@@ -7,16 +7,17 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rwkv_edge_device import self_test
+from rwkv_edge_device.backend import DeviceBackend
+from rwkv_edge_device.driver import Kernel
+from rwkv_edge_device.features import WITHOUT, unwanted, used, with_features
+from rwkv_edge_device.found import Found
+from rwkv_edge_device.trial import as_is_faster as trial
 from rwkv_edge_numpy import backend as numpy_backend
 
-from rwkv_edge import BackendError, Model, registry, user_cache
+from rwkv_edge import BackendError, Model, registry
 from rwkv_edge.backend import Batch
-from rwkv_edge.device import self_test
-from rwkv_edge.device.backend import DeviceBackend
-from rwkv_edge.device.driver import Kernel
-from rwkv_edge.device.features import WITHOUT, unwanted, used, with_features
-from rwkv_edge.device.found import Found
-from rwkv_edge.device.trial import as_is_faster as trial
+from rwkv_edge.machine import user_cache
 from rwkv_edge.plan import PlanBuilder
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import Tensor
@@ -50,7 +51,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> D
         needed = {f"{name}:{feature}" for feature in missing} & set(os.environ.get("RWKV_EDGE_NEED", "").split(","))
         (pytest.fail if needed else pytest.skip)(f"the device has no {' and no '.join(sorted(missing))}")
     monkeypatch.setenv(WITHOUT, ",".join(set(ALL[name]) - set(features)))
-    monkeypatch.setattr("rwkv_edge.device.trial.as_is_faster", lambda compiler, device, *_: device)
+    monkeypatch.setattr("rwkv_edge_device.trial.as_is_faster", lambda compiler, device, *_: device)
     return backend
 
 
@@ -131,7 +132,7 @@ def test_a_card_whose_compiler_refuses_features(
             return super().open(device)
 
     monkeypatch.setenv(user_cache.OVERRIDE, str(tmp_path))
-    monkeypatch.setattr("rwkv_edge.device.trial.as_is_faster", trial)
+    monkeypatch.setattr("rwkv_edge_device.trial.as_is_faster", trial)
     monkeypatch.setattr(self_test, "find_wrong", lambda compile, _: compile(deep_plan()).close() or "")
     card = Refusing()
     card.compile(deep_plan()).close()

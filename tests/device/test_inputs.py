@@ -1,9 +1,9 @@
 """Batches are cut into pieces that cover them, and described to the device."""
 import numpy as np
 import pytest
+from rwkv_edge_device import inputs
 
 from rwkv_edge.backend import Batch
-from rwkv_edge.device import inputs
 from rwkv_edge.plan import Buffer, Embed, Input
 from rwkv_edge.weights.tensor import Tensor
 

@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rwkv_edge_device import self_test
+from rwkv_edge_device.backend import DeviceBackend
+from rwkv_edge_device.source import Sources
 
-from rwkv_edge import BackendError, Model, State, registry, user_cache
-from rwkv_edge.device import self_test
-from rwkv_edge.device.backend import DeviceBackend
-from rwkv_edge.device.source import Sources
+from rwkv_edge import BackendError, Model, State, registry
+from rwkv_edge.machine import user_cache
 from tests.checkpoints.pth import write_pth
 from tests.checkpoints.tiny import VERSIONS, tiny
 from tests.conftest import DEVICE_BACKENDS, need_backend
 from tests.cpu.plans import deep_plan
 from tests.device.test_self_test import rounded
-from tests.test_generation import resident
+from tests.text.test_generation import resident
 
 
 @pytest.fixture(params=DEVICE_BACKENDS)

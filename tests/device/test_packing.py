@@ -4,8 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rwkv_edge_device.packing import LAYOUTS, layout_of, pack
 
-from rwkv_edge.device.packing import LAYOUTS, layout_of, pack
 from rwkv_edge.quant.decode import LAYOUTS as BLOCK_LAYOUTS
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import Tensor
@@ -84,5 +84,5 @@ def test_damaged_scales(format: str, field: str) -> None:
 def test_matrices_larger_than_what_is_unpacked_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     tensor = blocks("q6_k", 7, 256)
     whole = pack(tensor, 0, 7)
-    monkeypatch.setattr("rwkv_edge.device.packing.ROWS_AT_ONCE", 512)
+    monkeypatch.setattr("rwkv_edge_device.packing.ROWS_AT_ONCE", 512)
     np.testing.assert_array_equal(pack(tensor, 0, 7), whole)

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rwkv_edge_device.executable import DeviceExecutable
+from rwkv_edge_device.program import Program
 
 from rwkv_edge.backend import Batch
-from rwkv_edge.device.executable import DeviceExecutable
-from rwkv_edge.device.program import Program
+from rwkv_edge.convert.conversions import Conversions, converted_plan
 from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import MatMul, Plan, PlanBuilder
-from rwkv_edge.quant.convert import Conversions, converted_plan
-from rwkv_edge.quant.samples import random_matrix
 from rwkv_edge.strategy.headless import without_head
+from rwkv_edge.weights.samples import random_matrix
 from rwkv_edge.weights.tensor import Tensor
 from tests.device.fake import FakeDriver
 

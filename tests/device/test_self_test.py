@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rwkv_edge_device import self_test
 from rwkv_edge_numpy import backend as numpy_backend
 
-from rwkv_edge import findings, user_cache
-from rwkv_edge.device import self_test
+from rwkv_edge.machine import findings, user_cache
 from rwkv_edge.plan import ACTIVATIONS, Activation, MatMul, Op, Plan
 from rwkv_edge.strategy import WEIGHT_FORMATS
 from rwkv_edge.weights.tensor import Tensor

@@ -2,9 +2,8 @@
 from pathlib import Path
 
 import pytest
-
-from rwkv_edge.device import source
-from rwkv_edge.device.source import Sources
+from rwkv_edge_device import source
+from rwkv_edge_device.source import Sources
 
 
 @pytest.mark.parametrize("changed", ["backend/kernels/dot.cl", "backend/driver.py", "room/packing.py"])

@@ -3,10 +3,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rwkv_edge_device.places import Arena
+from rwkv_edge_device.stages import Member, stages
 
 from rwkv_edge.arch import build_plan
-from rwkv_edge.device.places import Arena
-from rwkv_edge.device.stages import Member, stages
 from rwkv_edge.plan import MatMul, Plan, inputs
 from rwkv_edge.weights import open_weights
 from tests.checkpoints.tiny import VERSIONS

@@ -3,8 +3,8 @@ import gc
 
 import numpy as np
 import pytest
+from rwkv_edge_device.states import Seats
 
-from rwkv_edge.device.states import Seats
 from rwkv_edge.errors import BackendError
 from tests.device.fake import FakeDriver
 

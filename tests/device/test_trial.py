@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rwkv_edge_device import trial
+from rwkv_edge_device.found import Found
+from rwkv_edge_device.trial import as_is_faster
 from rwkv_edge_numpy import backend as numpy_backend
 
-from rwkv_edge import user_cache
 from rwkv_edge.backend import Executable
-from rwkv_edge.device import trial
-from rwkv_edge.device.found import Found
-from rwkv_edge.device.trial import as_is_faster
 from rwkv_edge.errors import BackendError
+from rwkv_edge.machine import user_cache
 from rwkv_edge.plan import Plan
 
 CARD = Found("a card", "discrete", "1.0", "Vulkan", None, features=("subgroup", "packed_dot"))

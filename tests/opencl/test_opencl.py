@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rwkv_edge_device.features import with_features
+from rwkv_edge_device.found import choose
+from rwkv_edge_device.source import Sources
 from rwkv_edge_opencl import OpenClBackend, backend, devices, features
 
-from rwkv_edge import BackendError, StrategyError, registry
+from rwkv_edge import BackendError, StrategyError, auto, registry
 from rwkv_edge.backend import Availability, Batch
-from rwkv_edge.device.features import with_features
-from rwkv_edge.device.found import choose
-from rwkv_edge.device.source import Sources
 from rwkv_edge.strategy import FallbackWarning, compiled, parse
 from tests.conftest import need_backend
 from tests.cpu.plans import deep_plan
@@ -169,13 +169,13 @@ def test_another_compiler_below_the_same_driver_is_tested_anew(machine: Callable
 
 
 def test_a_machine_without_pyopencl(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rwkv_edge.device.backend.find_spec", lambda name: None)
+    monkeypatch.setattr("rwkv_edge_device.backend.find_spec", lambda name: None)
     assert backend.availability().reason == "pyopencl is not installed: pip install 'rwkv-edge[opencl]'"
 
 
 def test_a_pyopencl_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyopencl", None)
-    monkeypatch.setattr("rwkv_edge.device.backend.find_spec", lambda name: object())
+    monkeypatch.setattr("rwkv_edge_device.backend.find_spec", lambda name: object())
     assert "pyopencl cannot be used" in backend.availability().reason
 
 
@@ -192,9 +192,9 @@ def test_auto_never_takes_the_cpu_under_another_name(machine: Callable[..., None
     only_opencl_or_numpy(monkeypatch)
     machine(*BOARD[:1])
     assert backend.availability().available
-    assert registry.best().name == "numpy"
+    assert auto.best().name == "numpy"
     machine(*BOARD)
-    assert registry.best().name == "opencl"
+    assert auto.best().name == "opencl"
 
 
 def test_auto_goes_on_with_a_notice(machine: Callable[..., None], cl: Any, monkeypatch: pytest.MonkeyPatch) -> None:

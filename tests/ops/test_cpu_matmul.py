@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from rwkv_edge_cpu import backend as cpu
-from rwkv_edge_cpu.layout import PANELS, TILE_TOKENS, TILE_WIDTH
+from rwkv_edge_cpu.shape.layout import PANELS, TILE_TOKENS, TILE_WIDTH
 
 from rwkv_edge.backend import Batch
 from rwkv_edge.errors import BackendError
@@ -111,7 +111,7 @@ def test_many_tokens(format: str, n_tokens: int) -> None:
 
 @pytest.mark.parametrize("format", BLOCK_FORMATS)
 def test_panels_are_for_tiles_alone(format: str) -> None:
-    from rwkv_edge_cpu.quantized import few_rows
+    from rwkv_edge_cpu.kernels.quantized import few_rows
 
     assert few_rows(format)[1] < PANELS
 
@@ -196,7 +196,7 @@ def test_every_format_is_supported() -> None:
 def other_isas() -> list[str]:
     if not cpu.availability().available:
         return []
-    from rwkv_edge_cpu import isa
+    from rwkv_edge_cpu.code import isa
 
     return [name for name in isa.available() if name != isa.chosen().name]
 
@@ -211,7 +211,7 @@ def test_other_instruction_sets(isa: str) -> None:
 
 @pytest.mark.parametrize("name", ["sse9", "neon", "avx2"])
 def test_an_instruction_set_that_cannot_be(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rwkv_edge_cpu import isa
+    from rwkv_edge_cpu.code import isa
 
     if name in isa.available():
         pytest.skip("this machine can")

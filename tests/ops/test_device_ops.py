@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rwkv_edge_device import self_test
+from rwkv_edge_device.driver import Limits
+from rwkv_edge_device.executable import DeviceExecutable
 from rwkv_edge_numpy import backend as numpy_backend
 
 from rwkv_edge import registry
 from rwkv_edge.backend import Backend, Batch, HoldsStates
-from rwkv_edge.device import self_test
-from rwkv_edge.device.driver import Limits
-from rwkv_edge.device.executable import DeviceExecutable
 from rwkv_edge.errors import BackendError, InputError
 from rwkv_edge.plan import ACTIVATIONS, Buffer, Plan, PlanBuilder
 from rwkv_edge.quant.decode import LAYOUTS

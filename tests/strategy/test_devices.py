@@ -11,7 +11,7 @@ import pytest
 from rwkv_edge_opencl import OpenClBackend
 from rwkv_edge_webgpu import WebGpuBackend
 
-from rwkv_edge import BackendError, Model, StrategyError, registry
+from rwkv_edge import BackendError, Model, StrategyError, auto, registry
 from rwkv_edge.backend import Availability, Device
 from rwkv_edge.cli import main
 from rwkv_edge.strategy import FallbackWarning, compiled, parse
@@ -71,7 +71,7 @@ def test_a_package_that_does_not_import_says_which_extra_it_is(monkeypatch: pyte
 def test_webgpu_without_its_package_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("rwkv_edge.device.backend.find_spec", lambda name: None)
+    monkeypatch.setattr("rwkv_edge_device.backend.find_spec", lambda name: None)
     assert main(["backends"]) == 0
     assert "webgpu  not available: wgpu is not installed: pip install 'rwkv-edge[webgpu]'" in capsys.readouterr().out
 
@@ -91,7 +91,7 @@ def test_backends_are_listed_with_their_devices(
 def test_backends_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["backends", "--json"]) == 0
     listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
-    assert list(listed)[: len(registry.AUTO_ORDER)] == list(registry.AUTO_ORDER)
+    assert list(listed)[: len(auto.AUTO_ORDER)] == list(auto.AUTO_ORDER)
     assert listed["numpy"]["available"]
     (device,) = listed["numpy"]["devices"]
     assert device["kind"] == "cpu"

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rwkv_edge_device.found import Found
 from rwkv_edge_webgpu import WebGpuBackend
 
-from rwkv_edge import Model, system_memory
+from rwkv_edge import Model
 from rwkv_edge.arch import build_plan
 from rwkv_edge.backend import Availability
 from rwkv_edge.cli import main
-from rwkv_edge.device.found import Found
+from rwkv_edge.convert.conversions import Conversions
 from rwkv_edge.errors import BackendError, NotEnoughMemoryError
+from rwkv_edge.machine import memory as system_memory
 from rwkv_edge.plan import Embed, MatMul
-from rwkv_edge.quant.convert import Conversions
 from rwkv_edge.strategy import WEIGHT_FORMATS, StrategyNotice, parse
 from rwkv_edge.strategy.budget import SMALLER, streaming
 from rwkv_edge.strategy.memory import Layer, Sizes, readable

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rwkv_edge_device import self_test
+from rwkv_edge_device.executable import DeviceExecutable
+from rwkv_edge_device.found import Found
+from rwkv_edge_device.source import Sources
 from rwkv_edge_webgpu import WebGpuBackend, backend
 
-from rwkv_edge import BackendError, Model, StrategyError, registry, user_cache
+from rwkv_edge import BackendError, Model, StrategyError, registry
 from rwkv_edge.backend import Batch
-from rwkv_edge.device import self_test
-from rwkv_edge.device.executable import DeviceExecutable
-from rwkv_edge.device.found import Found
-from rwkv_edge.device.source import Sources
+from rwkv_edge.machine import user_cache
 from rwkv_edge.strategy import FallbackWarning, compiled, parse
 from tests.conftest import need_backend
 from tests.cpu.plans import batch, deep_plan
@@ -71,7 +72,7 @@ def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Callable[
 @pytest.fixture
 def untested(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a device that has passed its self-test."""
-    monkeypatch.setattr("rwkv_edge.device.self_test.find_wrong", lambda *_: "")
+    monkeypatch.setattr("rwkv_edge_device.self_test.find_wrong", lambda *_: "")
 
 
 FAILURES: dict[str, tuple[Callable[[], FakeDriver], str]] = {

@@ -8,11 +8,11 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from rwkv_edge_device.found import choose
 from rwkv_edge_webgpu import WebGpuBackend, adapters, backend
 
-from rwkv_edge import BackendError, Model, StrategyError, registry
+from rwkv_edge import BackendError, Model, StrategyError, auto, registry
 from rwkv_edge.backend import Availability, Batch
-from rwkv_edge.device.found import choose
 from rwkv_edge.strategy import FallbackWarning, compiled, parse
 from tests.conftest import need_backend
 from tests.cpu.plans import deep_plan
@@ -102,23 +102,23 @@ def test_a_machine_without_adapters(machine: Callable[..., None]) -> None:
 
 
 def test_a_machine_without_wgpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rwkv_edge.device.backend.find_spec", lambda name: None)
+    monkeypatch.setattr("rwkv_edge_device.backend.find_spec", lambda name: None)
     assert "pip install 'rwkv-edge[webgpu]'" in backend.availability().reason
 
 
 def test_a_wgpu_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wgpu", None)
     monkeypatch.setattr(adapters, "enumerated", adapters.enumerated.__wrapped__)
-    monkeypatch.setattr("rwkv_edge.device.backend.find_spec", lambda name: object())
+    monkeypatch.setattr("rwkv_edge_device.backend.find_spec", lambda name: object())
     assert "wgpu cannot be used" in backend.availability().reason
 
 
 def test_auto_never_takes_a_software_adapter(machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry.load("cpu"), "availability", lambda: Availability(False, "no Numba here"))
     machine(*LAPTOP[:1])
-    assert registry.best().name == "numpy"
+    assert auto.best().name == "numpy"
     machine(*LAPTOP)
-    assert registry.best().name == "webgpu"
+    assert auto.best().name == "webgpu"
 
 
 def test_auto_goes_on_with_a_notice(machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-// Scales behind integer codes: weight = scale * (code - ZERO) + offset. rwkv_edge/device/packing.py says what lies where.
+// Scales behind integer codes: weight = scale * (code - ZERO) + offset. backends/rwkv_edge_device/packing.py says what lies where.
 // CODE_BITS: of a code.  RUN: weights that share a scale.  BLOCK: weights that share a factor of their scales; 1: these are
 // float16 themselves.  OFFSET: there is one beside each scale.
 

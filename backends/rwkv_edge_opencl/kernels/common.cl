@@ -1,4 +1,4 @@
-// What all kernels see. A step's constants stand in front of this file; rwkv_edge/device/inputs.py describes `inputs`.
+// What all kernels see. A step's constants stand in front of this file; backends/rwkv_edge_device/inputs.py describes `inputs`.
 // OpenCL C has no names for memories but a kernel's parameters: functions take what they need of them, and macros of the
 // same names put it in, so that the lines of a step read like the equations.
 

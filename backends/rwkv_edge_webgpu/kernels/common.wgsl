@@ -1,4 +1,4 @@
-// What all kernels see. A step's constants stand in front of this file; rwkv_edge/device/inputs.py describes `inputs`.
+// What all kernels see. A step's constants stand in front of this file; backends/rwkv_edge_device/inputs.py describes `inputs`.
 // `//if`: lines for devices with that feature (features.py), `//else` for the others.
 
 @group(0) @binding(0) var<storage, read_write> arena: array<f32>;     // activations

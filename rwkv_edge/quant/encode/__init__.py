@@ -1,4 +1,4 @@
-"""Floats to blocks of any format: `encode`. It is the definition; a backend may have a faster one (see `registry.encoder`)."""
+"""Floats to blocks of any format: `encode`. It is the definition; a backend may have a faster one (see `auto.encoder`)."""
 from typing import Any
 
 import numpy as np

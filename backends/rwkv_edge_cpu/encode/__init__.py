@@ -1,0 +1,1 @@
+"""Floats to blocks, compiled."""

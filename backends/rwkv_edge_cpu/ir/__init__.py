@@ -1,0 +1,1 @@
+"""Pieces of LLVM IR: vector code that no compiler finds by itself."""

@@ -1,0 +1,1 @@
+"""The ops, and the walk over them, as functions that Numba compiles."""

@@ -1,0 +1,1 @@
+"""A Plan as records, and the threads that walk over them."""

@@ -1,0 +1,1 @@
+"""Facts about this computer, and what is remembered on it between processes."""

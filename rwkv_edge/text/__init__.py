@@ -1,0 +1,1 @@
+"""From logits to text: sampling, stop strings, the loop that generates, scores."""

@@ -1,0 +1,2 @@
+"""The version of rwkv_edge."""
+__version__ = "0.1.0"
