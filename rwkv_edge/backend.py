@@ -163,7 +163,7 @@ class ReadsInPlace(Protocol):
 
 
 class ConvertsWeights(Protocol):
-    """Matrices that are converted when they are asked for: `rwkv_edge.convert.conversions.Conversions`."""
+    """Matrices that are converted when they are asked for. `AsStored` is the least; strategies have another."""
 
     def format(self, tensor: Tensor) -> str:
         """What a matrix becomes, its numbers permitting; after `look` also where they do not."""
@@ -176,6 +176,19 @@ class ConvertsWeights(Protocol):
     def look(self) -> None:
         """Convert all matrices, to know their formats; none is kept."""
         ...
+
+
+class AsStored:
+    """`ConvertsWeights` that converts nothing."""
+
+    def format(self, tensor: Tensor) -> str:
+        return tensor.format
+
+    def each(self, tensors: Sequence[Tensor]) -> Generator[Tensor, None, None]:
+        yield from tensors
+
+    def look(self) -> None:
+        pass
 
 
 @runtime_checkable
