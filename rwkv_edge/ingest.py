@@ -7,7 +7,7 @@ short for one of its own, because single tokens may be computed in another order
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rwkv_edge.errors import InputError, StateError
+from rwkv_edge.progress import Progress
 from rwkv_edge.state import State, state_file
 from rwkv_edge.tokenizer import Tokenizer
 from rwkv_edge.tokenizer.blocks import encode_blocks
@@ -23,8 +24,6 @@ TOKENS_A_GROUP = 512
 BYTES_A_BLOCK = 1 << 16
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 DIGEST = "ingested"  # in a checkpoint's metadata: hash of the state it began with and of all tokens since
-
-Progress = Callable[[int, int], None]  # bytes of the text that were read, and all of them
 
 
 class Reader(Protocol):
@@ -58,6 +57,7 @@ def ingest(
 ) -> State:
     """The state of `model` after the text in the file `document`, from `start` (which is kept) or a new sequence on.
 
+    progress: called with the bytes of the text that were read, and all of them.
     target: where it is saved in the end. Until then a checkpoint lies beside it (its name and ".part"), from which the next
     call goes on if model, text so far and `start` are the same. None: nothing is written.
 

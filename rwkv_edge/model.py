@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,10 @@ from numpy.typing import NDArray
 from rwkv_edge.arch import ModelShape, build_plan, read_shape
 from rwkv_edge.arch.fingerprint import fingerprint
 from rwkv_edge.backend import LimitsRuns
-from rwkv_edge.chat import Chat, Format, Message
-from rwkv_edge.chat.conversation import MAX_TOKENS as MAX_CHAT_TOKENS
-from rwkv_edge.convert.model_cache import kept
 from rwkv_edge.errors import InputError
 from rwkv_edge.feeding import Feeder, Tokens, checked_tokens
-from rwkv_edge.ingest import Progress, ingest
 from rwkv_edge.plan import MatMul
+from rwkv_edge.progress import Progress
 from rwkv_edge.state import State
 from rwkv_edge.state.tuning import load_state
 from rwkv_edge.strategy import compiled, default_strategy, headless, parse
@@ -33,6 +30,9 @@ from rwkv_edge.text.scoring import following, log_probabilities_of
 from rwkv_edge.text.stop import Stop, StopFinder, stop_strings, stops_of_each
 from rwkv_edge.tokenizer import END_OF_DOCUMENT, Tokenizer, tokenizer_for
 from rwkv_edge.weights import Hints, Weights, open_weights
+
+if TYPE_CHECKING:  # what not everyone needs is imported where it is used
+    from rwkv_edge.chat import Chat, Format, Message
 
 TOKENS_PER_RUN = 512  # a longer prompt goes through in pieces, which bounds the activations' memory
 PRODUCTS_PER_RUN = 200e9  # and the time until an interrupt is seen: about half a second on two fast cores
@@ -86,10 +86,12 @@ class Model:
         self._strategy, self._threads = default_strategy() if strategy is None else parse(strategy), threads
         self.weights: Weights = open_weights(path)
         if lora is not None or lora_alpha is not None or lora_init is not None:
-            from rwkv_edge.convert.lora import with_lora  # what only few need
+            from rwkv_edge.convert.lora import with_lora
 
             self.weights = with_lora(self.weights, lora, lora_alpha, lora_init)
         if cache and self._strategy.weight_format is not None:
+            from rwkv_edge.convert.model_cache import kept
+
             self.weights = kept(self.weights, self._strategy.weight_format, threads=threads, progress=progress)
         self.shape: ModelShape = read_shape(self.weights)
         placed = compiled(build_plan(self.weights), self._strategy, threads=threads, sparse=sparse, progress=progress)
@@ -167,6 +169,8 @@ class Model:
         progress: Progress | None = None,
     ) -> State:
         """The state after the text in a file, of any length; saved as `target`, resumable (see ingest.py)."""
+        from rwkv_edge.ingest import ingest
+
         return ingest(self, Path(document), None if target is None else Path(target), state, progress)
 
     def forward(
@@ -355,24 +359,26 @@ class Model:
 
     def chat(
         self,
-        messages: Iterable[Message | Mapping[str, Any]] = (),
+        messages: "Iterable[Message | Mapping[str, Any]]" = (),
         *,
-        format: str | Format | None = None,
+        format: "str | Format | None" = None,
         think: str = "off",
         system: str | None = None,
         state: State | None = None,
         sampling: Sampling | None = None,
-        max_tokens: int = MAX_CHAT_TOKENS,
+        max_tokens: int | None = None,
         stop: Stop = (),
-    ) -> Chat:
+    ) -> "Chat":
         """A conversation: `chat.ask(text)` answers as it is written, and each turn costs only its new tokens.
 
         messages: what was said before, as dicts with "role" and "content"; where a user's is the last, `chat.reply()` answers.
         format: a name of `rwkv_edge.chat.FORMATS`, "template", or a `ChatFormat`; None: the one this model was trained on.
         think: one of the format's modes.  system: the system prompt.  state: what comes before all of it; is kept as it is.
-        sampling: None: what the model cards advise.  max_tokens: of one reply.  stop: ends a reply, besides the format's own.
+        sampling: None: what the model cards advise.  max_tokens: of one reply; None: 4096.  stop: ends one, too.
         Raises InputError for a format, mode or message that cannot be.
         """
+        from rwkv_edge.chat import Chat
+
         return Chat(
             self, messages, format=format, think=think, system=system, state=state,
             sampling=sampling, max_tokens=max_tokens, stop=stop,

@@ -12,7 +12,6 @@ from rwkv_edge.backend import Backend, Batch, Device
 from rwkv_edge.machine import findings
 from rwkv_edge.plan import Plan, PlanBuilder
 from rwkv_edge.version import __version__
-from rwkv_edge.weights.samples import random_matrix
 
 logger = logging.getLogger("rwkv_edge.devices")
 WIDTH, PRODUCTS = 2048, 14  # 62 MB: more than caches hold
@@ -53,6 +52,8 @@ def measure(backend: Backend) -> float:
 
 
 def _plan() -> Plan:
+    from rwkv_edge.weights.samples import random_matrix  # only those who measure need it
+
     rng = np.random.default_rng(0)
     ones, zeros = np.ones(WIDTH, np.float32), np.zeros(WIDTH, np.float32)
     p = PlanBuilder()

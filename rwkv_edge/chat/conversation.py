@@ -63,13 +63,13 @@ class Chat:
         system: str | None = None,
         state: State | None = None,
         sampling: Sampling | None = None,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         stop: Stop = (),
     ) -> None:
         self._model = model
         self.format = choose_format(model.weights, model.shape, format)
         self.sampling = sampling or self.format.sampling
-        self.max_tokens = max_tokens
+        self.max_tokens = MAX_TOKENS if max_tokens is None else max_tokens
         self._more_stops = stop_strings(stop)
         self.think = think
         self._start: State | None = model.new_state() if state is None else state.copy()

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from rwkv_edge import auto
 from rwkv_edge.backend import Encoder
-from rwkv_edge.convert.encoding import Progress, cores, encoded
+from rwkv_edge.convert.encoding import cores, encoded
 from rwkv_edge.convert.entry import Entry
 from rwkv_edge.convert.mix import MIXES, mix_of
 from rwkv_edge.errors import ModelFileError
 from rwkv_edge.plan import Plan
+from rwkv_edge.progress import Progress
 from rwkv_edge.weights.tensor import Tensor, empty
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ What only a conversion needs is imported by the functions here, so that `import 
 """
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rwkv_edge.backend import Encoder
 from rwkv_edge.convert.entry import Entry
 from rwkv_edge.errors import InputError, ModelFileError
+from rwkv_edge.progress import Progress
 from rwkv_edge.quant.floats import encode_floats
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.mapping import release
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Importance = Mapping[str, NDArray[np.float32]]
-Progress = Callable[[int, int], None]  # bytes of the source that are done, and all of them
 
 
 def cores() -> int:

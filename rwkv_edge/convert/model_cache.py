@@ -17,7 +17,6 @@ from pathlib import Path
 from rwkv_edge import quant
 from rwkv_edge.arch import read_shape
 from rwkv_edge.arch.fingerprint import fingerprint
-from rwkv_edge.convert.encoding import Progress
 from rwkv_edge.convert.entry import Entry
 from rwkv_edge.convert.mix import MATRIX, mix_of
 from rwkv_edge.convert.quantize import write_gguf
@@ -25,6 +24,7 @@ from rwkv_edge.convert.replacing import remove_abandoned
 from rwkv_edge.convert.to_gguf import gguf_entries
 from rwkv_edge.errors import ModelFileError, OutputError
 from rwkv_edge.machine import user_cache
+from rwkv_edge.progress import Progress
 from rwkv_edge.weights import Tensor, Weights, open_weights
 from rwkv_edge.weights.names import gguf as gguf_names
 

@@ -10,11 +10,12 @@ from rwkv_edge import auto
 from rwkv_edge.arch import ModelShape, build_plan, read_shape
 from rwkv_edge.convert import gguf_format, to_gguf, to_safetensors
 from rwkv_edge.convert.calibrate import activation_sizes, tokens_of
-from rwkv_edge.convert.encoding import Importance, Progress, cores, write_entries
+from rwkv_edge.convert.encoding import Importance, cores, write_entries
 from rwkv_edge.convert.entry import Entry
 from rwkv_edge.convert.mix import DEFAULT, MATRIX, MIXES, Mix, fitting, mix_of
 from rwkv_edge.convert.replacing import replacing
 from rwkv_edge.errors import InputError, OutputError
+from rwkv_edge.progress import Progress
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights import Hints, Weights, open_weights
 

@@ -1,6 +1,6 @@
 """How good a model is on a text, and how far one model's predictions are from another's."""
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 
 from rwkv_edge.errors import InputError
 from rwkv_edge.model import Model
+from rwkv_edge.progress import Progress
 from rwkv_edge.text.scoring import TOKENS_PER_RUN, few_rows, log_softmax
 from rwkv_edge.tokenizer import END_OF_DOCUMENT
 from rwkv_edge.weights.tensor import Tensor, Weights
 
 WEIGHTS_AT_A_TIME = 1 << 20
-
-Progress = Callable[[int, int], None]  # tokens done, and all of them
 
 
 @dataclass(frozen=True, slots=True)

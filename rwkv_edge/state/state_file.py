@@ -1,7 +1,6 @@
 """A state as a safetensors file: a tensor a slot, and in the metadata whose state it is."""
 import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +83,8 @@ def _header(slots: Sequence[Slot], metadata: Mapping[str, str]) -> bytes:
 
 def _write_whole(path: Path, header: bytes, data: NDArray[Any]) -> None:
     """Both under a passing name in the same directory, onto the disk, then renamed: no crash leaves half a file."""
+    import secrets  # slow to import, and `import rwkv_edge` comes through here
+
     passing = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         try:

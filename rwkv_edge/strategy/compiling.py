@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from rwkv_edge import auto
 from rwkv_edge.backend import Backend, CopiesWeights, Executable, ReadsInPlace, SharesMemory
 from rwkv_edge.convert.conversions import Conversions
-from rwkv_edge.convert.encoding import Progress
 from rwkv_edge.errors import BackendError, NotEnoughMemoryError, StrategyError
 from rwkv_edge.machine.memory import available_memory
 from rwkv_edge.plan import Embed, MatMul, Plan
+from rwkv_edge.progress import Progress
 from rwkv_edge.strategy.budget import suggestion, within_budget
 from rwkv_edge.strategy.cut import Stage, cut
 from rwkv_edge.strategy.devices import backends_for, reader_in_place
