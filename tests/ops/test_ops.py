@@ -58,6 +58,12 @@ class Inputs:
     def __call__(self, low: float = -2, high: float = 2) -> Buffer:
         return self.p.embed(stored(self.rng.uniform(low, high, (VOCABULARY, self.width)), "f32"))
 
+    def whole(self) -> Buffer:
+        """Rows that lose nothing where they are rounded to bytes, with a scale for every eight: the largest of eight is 127."""
+        numbers = self.rng.integers(-127, 128, (VOCABULARY, self.width))
+        numbers[:, ::8] = 127
+        return self.p.embed(stored(numbers.astype(np.float32), "f32"))
+
     def vector(self, low: float = -2, high: float = 2) -> Array:
         return self.rng.uniform(low, high, self.width).astype(np.float32)
 
@@ -171,7 +177,8 @@ def test_a_shift_of_a_shift(backend: Backend) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_products(backend: Backend, format: str) -> None:
-    """Few tokens and tiles of many; rows that fill no group, tile or unit; what follows a product."""
+    """Few tokens and tiles of many; rows that fill no group, tile or unit; what follows a product. Blocks may be multiplied with
+    rows that are rounded to bytes."""
     if FORMATS[format].is_float:
         widths, weight = (1, 45, 264), lambda n_out, width: stored(
             np.random.default_rng(width).standard_normal((n_out, width)), format
@@ -182,7 +189,11 @@ def test_products(backend: Backend, format: str) -> None:
     for width in widths:
         def build(p: PlanBuilder, width: int = width) -> Buffer:
             x = Inputs(p, 5, width)
-            left, right = p.matmul(x(), weight(70, width)), p.matmul(x(), weight(70, width))
+            if FORMATS[format].is_float:
+                left, right = p.matmul(x(), weight(70, width)), p.matmul(x(), weight(70, width))
+            else:
+                left, right = p.matmul(x.whole(), weight(70, width)), p.matmul(x.whole(), weight(70, width))
+                left = p.scale(left, 1 / 1000)
             return p.multiply(p.add(p.activation(left, "tanh"), np.ones(70, np.float32)), right)
 
         for lengths in ((1,), (2, 1), (37,)):
