@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bench.engines.llama import Session
 from bench.table import Row, report
 from rwkv_edge import Model, quantize
-from rwkv_edge.convert import MIXES
+from rwkv_edge.convert.mix import MIXES
 from rwkv_edge.text.scoring import log_softmax
 
 

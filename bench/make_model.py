@@ -11,13 +11,13 @@ import argparse
 import time
 from pathlib import Path
 
+import rwkv_edge
 from bench.llama_quantize import quantize
 from bench.model_check import check
 from bench.pth_stream import write_pth
 from bench.random_weights import recipes
 from bench.recipes import pieces
 from bench.sizes import HEAD_SIZE, VERSIONS, Sizes
-from rwkv_edge import convert
 
 OWN_TYPES = ("f32", "f16", "bf16", "q8_0")  # written by this package; others by llama.cpp, from bf16: peers' own files
 
@@ -32,11 +32,11 @@ def make_gguf(source: Path, type: str) -> Path:
     """The GGUF of `type` beside `source`; its bf16 sibling is made too where llama.cpp quantizes from it."""
     target = source.with_name(f"{source.stem}-{type}.gguf")
     if type in OWN_TYPES:
-        convert.quantize(source, target, type)
+        rwkv_edge.quantize(source, target, type)
         return target
     base = source.with_name(f"{source.stem}-bf16.gguf")
     if not base.exists() or base.stat().st_mtime < source.stat().st_mtime:
-        convert.quantize(source, base, "bf16")
+        rwkv_edge.quantize(source, base, "bf16")
     quantize(base, target, type.removesuffix(":pure"), pure=type.endswith(":pure"))
     return target
 

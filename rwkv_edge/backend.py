@@ -127,7 +127,7 @@ class Backend(Protocol):
 
         Where it does not take the matrix of a `MatMul` or `Embed` it is asked again with the matrix in f32, row by row. A plan
         with an op that it takes in no form is refused. For a matrix that is yet to be converted it is asked with one that has
-        its format and shape, but no numbers, and stride 0 from row to row (`rwkv_edge.convert.conversions.absent`).
+        its format and shape, but no numbers, and stride 0 from row to row (`rwkv_edge.weights.tensor.absent`).
         """
         ...
 
@@ -193,7 +193,7 @@ class ReadsInPlace(Protocol):
 
 
 class ConvertsWeights(Protocol):
-    """Matrices that are converted when they are asked for: `rwkv_edge.convert.conversions.Conversions`."""
+    """Matrices that are converted when they are asked for. `AsStored` is the least; strategies have another."""
 
     def format(self, tensor: Tensor) -> str:
         """What a matrix becomes, its numbers permitting; after `look` also where they do not."""
@@ -206,6 +206,19 @@ class ConvertsWeights(Protocol):
     def look(self) -> None:
         """Convert all matrices, to know their formats; none is kept."""
         ...
+
+
+class AsStored:
+    """`ConvertsWeights` that converts nothing."""
+
+    def format(self, tensor: Tensor) -> str:
+        return tensor.format
+
+    def each(self, tensors: Sequence[Tensor]) -> Generator[Tensor, None, None]:
+        yield from tensors
+
+    def look(self) -> None:
+        pass
 
 
 @runtime_checkable

@@ -7,19 +7,17 @@ short for one of its own, because single tokens may be computed in another order
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from rwkv_edge.errors import InputError, StateError
 from rwkv_edge.state import State, state_file
+from rwkv_edge.tokenizer import Tokenizer
 from rwkv_edge.tokenizer.blocks import encode_blocks
-
-if TYPE_CHECKING:
-    from rwkv_edge.model import Model
 
 TOKENS_A_GROUP = 512
 BYTES_A_BLOCK = 1 << 16
@@ -27,6 +25,17 @@ SECONDS_BETWEEN_CHECKPOINTS = 10.0
 DIGEST = "ingested"  # in a checkpoint's metadata: hash of the state it began with and of all tokens since
 
 Progress = Callable[[int, int], None]  # bytes of the text that were read, and all of them
+
+
+class Reader(Protocol):
+    """What this needs of a `rwkv_edge.Model`."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def new_state(self) -> State: ...
+
+    def forward(self, tokens: Sequence[int], state: State) -> object: ...
 
 
 @dataclass(slots=True)
@@ -45,7 +54,7 @@ class Groups:
 
 
 def ingest(
-    model: "Model", document: Path, target: Path | None, start: State | None = None, progress: Progress | None = None
+    model: Reader, document: Path, target: Path | None, start: State | None = None, progress: Progress | None = None
 ) -> State:
     """The state of `model` after the text in the file `document`, from `start` (which is kept) or a new sequence on.
 
@@ -145,7 +154,7 @@ def _save_checkpoint(part: Path, state: State, groups: Groups) -> None:
     state.save(part, {DIGEST: groups.digest.hexdigest()})
 
 
-def _resumed(part: Path, start: State, groups: Groups, model: "Model") -> tuple[State, int]:
+def _resumed(part: Path, start: State, groups: Groups, model: Reader) -> tuple[State, int]:
     """The checkpoint's state, and how many bytes of text it has seen; the groups that it has are taken from `groups`."""
     file = state_file.read(part)
     state = State(file.data, file.slots, file.fingerprint, file.tokens_seen)

@@ -27,11 +27,11 @@ from rwkv_edge.state import State
 from rwkv_edge.state.tuning import load_state
 from rwkv_edge.strategy import compiled, default_strategy, headless, parse
 from rwkv_edge.text.embedding import Pooling, check_pooling, pooled
-from rwkv_edge.text.generation import END_OF_DOCUMENT, BatchStream, Continuation, TextStream, for_each
+from rwkv_edge.text.generation import BatchStream, Continuation, TextStream, for_each
 from rwkv_edge.text.sampling import Sampler, Sampling, uncounted_tokens
 from rwkv_edge.text.scoring import following, log_probabilities_of
 from rwkv_edge.text.stop import Stop, StopFinder, stop_strings, stops_of_each
-from rwkv_edge.tokenizer import Tokenizer, tokenizer_for
+from rwkv_edge.tokenizer import END_OF_DOCUMENT, Tokenizer, tokenizer_for
 from rwkv_edge.weights import Hints, Weights, open_weights
 
 TOKENS_PER_RUN = 512  # a longer prompt goes through in pieces, which bounds the activations' memory

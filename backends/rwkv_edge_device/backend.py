@@ -7,8 +7,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import ClassVar
 
-from rwkv_edge.backend import Availability, ConvertsWeights, Device, Executable, Traits
-from rwkv_edge.convert.conversions import Conversions
+from rwkv_edge.backend import AsStored, Availability, ConvertsWeights, Device, Executable, Traits
 from rwkv_edge.errors import BackendError
 from rwkv_edge.machine.memory import total_memory
 from rwkv_edge.plan import Embed, MatMul, Op, Plan
@@ -83,7 +82,7 @@ class DeviceBackend(ABC):
         self, plan: Plan, *, precision: str | None = None, threads: int | None = None, sparse: bool | None = None
     ) -> Executable:
         """precision: None or "fp32", of activations and states.  threads, sparse: of no use here. See `compile_converting`."""
-        return self.compile_converting(plan, Conversions(), precision=precision)
+        return self.compile_converting(plan, AsStored(), precision=precision)
 
     def compile_converting(self, plan: Plan, conversions: ConvertsWeights, *, precision: str | None) -> Executable:
         """See `rwkv_edge.backend.CopiesWeights`.

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge import plan as p
-from rwkv_edge.backend import Batch, ConvertsWeights
-from rwkv_edge.convert.conversions import Conversions
+from rwkv_edge.backend import AsStored, Batch, ConvertsWeights
 from rwkv_edge.errors import BackendError
 from rwkv_edge_device import inputs
 from rwkv_edge_device.driver import Driver, Grid, RunShape, Step
@@ -59,7 +58,7 @@ class DeviceExecutable:
         try:
             refuse_unknown(plan)
             self._program: Program = (
-                beside._program.part(plan) if beside else Program(plan, driver, conversions or Conversions())
+                beside._program.part(plan) if beside else Program(plan, driver, conversions or AsStored())
             )
             self._seats = Seats(driver, plan.state_size)
         except BaseException:

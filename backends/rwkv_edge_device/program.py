@@ -7,11 +7,10 @@ from itertools import accumulate, chain, groupby
 from typing import Any
 
 from rwkv_edge import plan as p
-from rwkv_edge.backend import ConvertsWeights
-from rwkv_edge.convert.conversions import Conversions, absent
+from rwkv_edge.backend import AsStored, ConvertsWeights
 from rwkv_edge.errors import BackendError
 from rwkv_edge.weights.mapping import release
-from rwkv_edge.weights.tensor import Tensor
+from rwkv_edge.weights.tensor import Tensor, absent
 from rwkv_edge_device import kernels
 from rwkv_edge_device.driver import Driver, Limits, Step
 from rwkv_edge_device.packing import layout_of, pack
@@ -56,7 +55,7 @@ class Program:
     def part(self, plan: p.Plan) -> "Program":
         """That of a plan of some of this one's ops, in the same memory."""
         part = copy(self)
-        part._lay_out(plan, Conversions())
+        part._lay_out(plan, AsStored())
         return part
 
     @property

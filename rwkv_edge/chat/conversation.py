@@ -3,11 +3,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rwkv_edge.chat import storage
 from rwkv_edge.chat.choose import choose_format
-from rwkv_edge.chat.interface import Format
+from rwkv_edge.chat.interface import ChatModel, Format
 from rwkv_edge.chat.messages import Message, checked_messages, user_message
 from rwkv_edge.chat.reply import Reply
 from rwkv_edge.chat.storage import Stored
@@ -16,9 +16,6 @@ from rwkv_edge.errors import InputError
 from rwkv_edge.state import State
 from rwkv_edge.text.sampling import Sampling
 from rwkv_edge.text.stop import Stop, stop_strings
-
-if TYPE_CHECKING:
-    from rwkv_edge.model import Model
 
 MAX_TOKENS = 4096
 CHECKPOINTS = 8  # of how many turns the state before them is kept; one takes some megabytes
@@ -58,7 +55,7 @@ class Chat:
 
     def __init__(
         self,
-        model: "Model",
+        model: ChatModel,
         messages: Iterable[Message | Mapping[str, Any]] = (),
         *,
         format: str | Format | None = None,

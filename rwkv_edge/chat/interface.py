@@ -1,9 +1,14 @@
-"""What a conversation asks of a prompt format."""
+"""What a conversation asks of a prompt format, and of a model."""
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
+from rwkv_edge.arch import ModelShape
 from rwkv_edge.chat.messages import Message
+from rwkv_edge.state import State
+from rwkv_edge.text.generation import TextStream
 from rwkv_edge.text.sampling import Sampling
+from rwkv_edge.weights import Weights
 
 
 class Format(Protocol):
@@ -35,3 +40,21 @@ class Format(Protocol):
         Raises InputError for messages that this format cannot express.
         """
         ...
+
+
+class ChatModel(Protocol):
+    """What `rwkv_edge.Model` gives a conversation."""
+
+    @property
+    def weights(self) -> Weights: ...
+
+    @property
+    def shape(self) -> ModelShape: ...
+
+    def new_state(self) -> State: ...
+
+    def load_state(self, path: Path) -> State: ...
+
+    def stream(
+        self, prompt: bytes, state: State, *, max_tokens: int, sampling: Sampling, stop: Sequence[str | bytes]
+    ) -> TextStream: ...

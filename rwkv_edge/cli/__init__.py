@@ -10,11 +10,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rwkv_edge import __version__
 from rwkv_edge.cli import backends, bench, cache, chat, compare, demo, info, ingest, perplexity, quantize, run, script, warmup
 from rwkv_edge.cli.printable import printable
 from rwkv_edge.errors import RwkvEdgeError
 from rwkv_edge.model import PromptWarning
+from rwkv_edge.version import __version__
 
 COMMANDS = (run, chat, ingest, info, backends, bench, demo, quantize, perplexity, compare, script, warmup, cache)
 

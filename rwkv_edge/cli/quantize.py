@@ -4,9 +4,10 @@ import signal
 import sys
 from types import FrameType
 
-from rwkv_edge import convert
 from rwkv_edge.cli.progress import ProgressBar
 from rwkv_edge.convert.calibrate import FEWEST_TOKENS, MOST_TOKENS
+from rwkv_edge.convert.mix import DEFAULT, MIXES
+from rwkv_edge.convert.quantize import quantize
 
 DESCRIPTION = """\
 Write a model to another file: quantized, or converted. Tensor by tensor: a 3 GB model needs no 3 GB of memory.
@@ -25,8 +26,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("source", metavar="IN", help=".pth, .safetensors, .gguf, rwkv.cpp .bin, or a model directory")
     parser.add_argument("target", metavar="OUT", help="a name that ends in .gguf, .safetensors or .st")
-    types = " ".join(convert.MIXES)
-    default = f"default: {convert.DEFAULT} for .gguf, else the floats the model has, f16 for .st"
+    types = " ".join(MIXES)
+    default = f"default: {DEFAULT} for .gguf, else the floats the model has, f16 for .st"
     parser.add_argument("--type", metavar="TYPE", help=f"{types} ({default})")
     calibrate = f"more exact where the model works hardest on a text like yours ({FEWEST_TOKENS} to {MOST_TOKENS} tokens of it)"
     parser.add_argument("--calibrate", metavar="FILE", help=calibrate)
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     reading, writing = ProgressBar("tokens"), ProgressBar("MB", 1e6)
     before = signal.signal(signal.SIGTERM, _leave)
     try:
-        report = convert.quantize(
+        report = quantize(
             args.source,
             args.target,
             args.type,

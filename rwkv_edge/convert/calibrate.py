@@ -18,10 +18,8 @@ from rwkv_edge.backend import Batch, Executable
 from rwkv_edge.convert.encoding import Importance, Progress
 from rwkv_edge.convert.mix import MATRIX
 from rwkv_edge.errors import InputError
-from rwkv_edge.plan import Buffer, MatMul, Op, Plan, PlanBuilder, SelectOutputs
-from rwkv_edge.state import State
-from rwkv_edge.text.generation import END_OF_DOCUMENT
-from rwkv_edge.tokenizer import tokenizer_for
+from rwkv_edge.plan import Buffer, MatMul, Op, Plan, PlanBuilder, SelectOutputs, Slot, initial_state
+from rwkv_edge.tokenizer import END_OF_DOCUMENT, tokenizer_for
 from rwkv_edge.weights.tensor import Weights
 
 FEWEST_TOKENS = 512
@@ -56,16 +54,16 @@ def activation_sizes(
     """
     plan, probes = probed(build_plan(weights))
     executable = auto.best().compile(plan, threads=threads, sparse=False)
-    state = State.initial(plan.slots, executable.state_dtype, "")
+    state = initial_state(plan.slots, executable.state_dtype)
     try:
-        _feed(executable, state.array, [END_OF_DOCUMENT, *tokens], progress)
+        _feed(executable, state, [END_OF_DOCUMENT, *tokens], progress)
     finally:
         executable.close()  # fetches the state from where it may be held
-    return {name: _root_mean(state[probe]) for name, probe in probes.items()}
+    return {name: _root_mean(probe.of(state)) for name, probe in probes.items()}
 
 
-def probed(plan: Plan) -> tuple[Plan, Mapping[str, str]]:
-    """The plan without its last product, and for each matrix's name that of a slot: see `_probe`, `_root_mean`.
+def probed(plan: Plan) -> tuple[Plan, Mapping[str, Slot]]:
+    """The plan without its last product, and for each matrix's name a slot: see `_probe`, `_root_mean`.
 
     What follows SelectOutputs is computed for all tokens; no logits come out.
     """
@@ -79,14 +77,14 @@ def probed(plan: Plan) -> tuple[Plan, Mapping[str, str]]:
     return p.finish(p.select_outputs(p.ops[-1].out)), probes
 
 
-def _probe(p: PlanBuilder, op: MatMul) -> str:
+def _probe(p: PlanBuilder, op: MatMul) -> Slot:
     """A Wkv4 with keys, decay and bonus 0: its slot sums up the values, here squares, and counts them. Every backend has it."""
     width = op.x.width
     zeros = np.zeros(width, np.float32)
     initial = np.repeat(np.array([0.0, 0.0, -1e30], np.float32), width).reshape(3, width)
     slot = p.slot(f"{op.weight.name} squares", 3, width, initial=initial)
     p.wkv4(p.scale(op.x, 0.0), p.multiply(op.x, op.x), zeros, zeros, slot)
-    return slot.name
+    return slot
 
 
 def _root_mean(slot: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,16 +7,16 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from rwkv_edge import auto
+from rwkv_edge.backend import Encoder
 from rwkv_edge.convert.encoding import Progress, cores, encoded
 from rwkv_edge.convert.entry import Entry
 from rwkv_edge.convert.mix import MIXES, mix_of
 from rwkv_edge.errors import ModelFileError
 from rwkv_edge.plan import Plan
-from rwkv_edge.quant.formats import FORMATS
-from rwkv_edge.weights.tensor import FLOAT_STORAGE, Tensor
+from rwkv_edge.weights.tensor import Tensor, empty
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
@@ -101,9 +101,10 @@ class Conversions:
             return
         from concurrent.futures import ThreadPoolExecutor  # slow to import, and `import rwkv_edge` comes through here
 
+        encoder = auto.encoder()
         with ThreadPoolExecutor(self._threads) as pool:
             try:
-                begun = (Conversion.begin(pool, tensor, self.format(tensor)) for tensor in tensors)
+                begun = (Conversion.begin(pool, tensor, self.format(tensor), encoder) for tensor in tensors)
                 for conversion in _ahead(begun, PIECES_AHEAD * self._threads):
                     yield self._result(conversion)
             except BaseException:  # an interrupt does not wait for what has not begun
@@ -152,7 +153,7 @@ class Conversion:
     pieces: "Sequence[tuple[Future[None], int]]"
 
     @classmethod
-    def begin(cls, pool: "Executor", source: Tensor, format: str) -> "Conversion":
+    def begin(cls, pool: "Executor", source: Tensor, format: str, encoder: Encoder) -> "Conversion":
         if format == source.format:
             return cls(source, format, source.data, ())
         entry = Entry(source.name, source.shape, format, (source,))
@@ -160,7 +161,7 @@ class Conversion:
         pieces, row = [], 0
         for piece in entry.pieces():
             end = row + piece.shape[0]
-            pieces.append((pool.submit(encode_into, data[row:end], piece, entry), piece.nbytes))
+            pieces.append((pool.submit(encode_into, data[row:end], piece, entry, encoder), piece.nbytes))
             row = end
         return cls(source, format, data, pieces)
 
@@ -175,24 +176,5 @@ class Conversion:
         return replace(self.source, format=self.format, data=self.data)
 
 
-def empty(shape: tuple[int, ...], format: str) -> NDArray[Any]:
-    """`Tensor.data` for this shape and format."""
-    return np.empty(*_stored_as(shape, format))
-
-
-def absent(tensor: Tensor, format: str) -> Tensor:
-    """What tells of a matrix that is elsewhere: it has the memory of one row, and its numbers are NaN."""
-    shape, dtype = _stored_as(tensor.shape, format)
-    row = np.full(shape[-1] * dtype.itemsize, 255, np.uint8).view(dtype)
-    return replace(tensor, format=format, data=np.broadcast_to(row, shape))
-
-
-def _stored_as(shape: tuple[int, ...], format: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Of `Tensor.data`."""
-    if FORMATS[format].is_float:
-        return shape, FLOAT_STORAGE[format]
-    return (*shape[:-1], FORMATS[format].row_bytes(shape[-1])), np.dtype(np.uint8)
-
-
-def encode_into(out: NDArray[Any], piece: Tensor, entry: Entry) -> None:
-    out[...] = encoded(piece, entry).reshape(out.shape)
+def encode_into(out: NDArray[Any], piece: Tensor, entry: Entry, encoder: Encoder) -> None:
+    out[...] = encoded(piece, entry, encoder).reshape(out.shape)

@@ -5,12 +5,12 @@ What only a conversion needs is imported by the functions here, so that `import 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkv_edge.backend import Encoder
 from rwkv_edge.convert.entry import Entry
 from rwkv_edge.errors import InputError, ModelFileError
 from rwkv_edge.quant.floats import encode_floats
@@ -20,8 +20,6 @@ from rwkv_edge.weights.tensor import Tensor
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
-
-    from rwkv_edge.backend import Encoder
 
 T = TypeVar("T")
 Importance = Mapping[str, NDArray[np.float32]]
@@ -38,6 +36,7 @@ def write_entries(
     entries: Iterable[Entry],
     alignment: int,
     *,
+    encoder: Encoder,
     threads: int,
     importance: Importance | None = None,
     progress: Progress | None = None,
@@ -52,7 +51,7 @@ def write_entries(
     entries = list(entries)
     total, done = sum(entry.source_bytes for entry in entries), 0
     with ThreadPoolExecutor(threads) as pool:
-        for data, source_bytes, padding in _in_order(_submitted(pool, entries, alignment, importance), 2 * threads):
+        for data, source_bytes, padding in _in_order(_submitted(pool, entries, alignment, encoder, importance), 2 * threads):
             file.write(data.result().data)
             file.write(bytes(padding))
             done += source_bytes
@@ -61,7 +60,7 @@ def write_entries(
 
 
 def _submitted(
-    pool: "Executor", entries: Iterable[Entry], alignment: int, importance: Importance | None
+    pool: "Executor", entries: Iterable[Entry], alignment: int, encoder: Encoder, importance: Importance | None
 ) -> "Iterator[tuple[Future[NDArray[Any]], int, int]]":
     """Begins a piece each time it is asked: (what waits for its bytes, bytes it had in the source, padding behind it)."""
     for entry in entries:
@@ -69,7 +68,7 @@ def _submitted(
         left = entry.source_bytes
         for piece in entry.pieces():
             left -= piece.nbytes
-            yield pool.submit(encoded, piece, entry, columns), piece.nbytes, 0 if left else -entry.nbytes % alignment
+            yield pool.submit(encoded, piece, entry, encoder, columns), piece.nbytes, 0 if left else -entry.nbytes % alignment
 
 
 def _in_order(items: Iterator[T], ahead: int) -> Iterator[T]:
@@ -93,7 +92,9 @@ def _importance_of(entry: Entry, importance: Importance | None) -> NDArray[np.fl
     return np.ascontiguousarray(columns, np.float32)
 
 
-def encoded(piece: Tensor, entry: Entry, importance: NDArray[np.float32] | None = None) -> NDArray[Any]:
+def encoded(
+    piece: Tensor, entry: Entry, encoder: Encoder, importance: NDArray[np.float32] | None = None
+) -> NDArray[Any]:
     """The bytes of a piece, uint8 or plain floats; its pages of the source are given back.
 
     Raises ModelFileError for numbers that the entry's format cannot hold.
@@ -106,15 +107,8 @@ def encoded(piece: Tensor, entry: Entry, importance: NDArray[np.float32] | None 
             weights = weights * np.float32(entry.factor)
         if FORMATS[entry.format].is_float:
             return encode_floats(weights, entry.format)
-        return _encoder()(entry.format, np.ascontiguousarray(weights).reshape(-1, piece.shape[-1]), importance)
+        return encoder(entry.format, np.ascontiguousarray(weights).reshape(-1, piece.shape[-1]), importance)
     except ValueError as error:
         raise ModelFileError(f"tensor {piece.name} cannot become {entry.format}: {error}") from error
     finally:
         release(piece.data)
-
-
-@cache
-def _encoder() -> "Encoder":
-    from rwkv_edge.auto import encoder
-
-    return encoder()

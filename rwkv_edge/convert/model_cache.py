@@ -14,12 +14,13 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from rwkv_edge import convert, quant
+from rwkv_edge import quant
 from rwkv_edge.arch import read_shape
 from rwkv_edge.arch.fingerprint import fingerprint
 from rwkv_edge.convert.encoding import Progress
 from rwkv_edge.convert.entry import Entry
 from rwkv_edge.convert.mix import MATRIX, mix_of
+from rwkv_edge.convert.quantize import write_gguf
 from rwkv_edge.convert.replacing import remove_abandoned
 from rwkv_edge.convert.to_gguf import gguf_entries
 from rwkv_edge.errors import ModelFileError, OutputError
@@ -105,7 +106,7 @@ def _made(
     for folder in user_cache.folders(FOLDER):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            convert.write_gguf(weights, folder / name, type, threads=threads, progress=progress)
+            write_gguf(weights, folder / name, type, threads=threads, progress=progress)
         except (OSError, OutputError) as error:
             problem = error
             continue
@@ -138,8 +139,8 @@ def _name(weights: Weights, type: str) -> str:
 def _version() -> str:
     """Of the encoders, the tables that say what is encoded how, and the file's layout. Raises OSError: in an archive."""
     digest = hashlib.sha256()
-    for package in (quant, convert):
-        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
+    for folder in (Path(quant.__file__).parent, Path(__file__).parent):
+        for path in sorted(folder.rglob("*.py")):
             digest.update(path.read_bytes())
     digest.update(Path(gguf_names.__file__).read_bytes())
     return digest.hexdigest()

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from rwkv_edge.errors import InputError
 from rwkv_edge.model import Model
-from rwkv_edge.text.generation import END_OF_DOCUMENT
 from rwkv_edge.text.scoring import TOKENS_PER_RUN, few_rows, log_softmax
+from rwkv_edge.tokenizer import END_OF_DOCUMENT
 from rwkv_edge.weights.tensor import Tensor, Weights
 
 WEIGHTS_AT_A_TIME = 1 << 20

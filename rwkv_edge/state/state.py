@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from rwkv_edge.errors import InputError, StateError
-from rwkv_edge.plan import Slot
+from rwkv_edge.plan import Slot, initial_state
 from rwkv_edge.state import state_file
 from rwkv_edge.state.blending import blended
 from rwkv_edge.weights.raw import quoted
@@ -64,16 +64,13 @@ class State:
     @classmethod
     def initial(cls, slots: Sequence[Slot], dtype: DTypeLike, fingerprint: str) -> "State":
         """The state of a sequence that has seen nothing."""
-        state = cls(np.empty(sum(slot.size for slot in slots), dtype), tuple(slots), fingerprint)
-        for slot in state.slots:
-            _view(state.data, slot)[...] = slot.initial
-        return state
+        return cls(initial_state(slots, dtype), tuple(slots), fingerprint)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """The slot's numbers in its shape, as a view: writing to it changes the state. StateError: no such slot."""
         for slot in self.slots:
             if slot.name == name:
-                return _view(self.data, slot)
+                return slot.of(self.data)
         raise StateError(f"a state of {self.fingerprint} has no slot {quoted(name)}; State.names() lists them")
 
     def names(self) -> tuple[str, ...]:
@@ -143,10 +140,6 @@ class State:
         """
         file = state_file.read(Path(path))
         return cls(file.data, file.slots, file.fingerprint, file.tokens_seen)
-
-
-def _view(data: NDArray[Any], slot: Slot) -> NDArray[Any]:
-    return data[slot.offset : slot.offset + slot.size].reshape(slot.shape)
 
 
 def _difference(ours: tuple[Slot, ...], wanted: tuple[Slot, ...]) -> str | None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rwkv_edge import auto
 from rwkv_edge.backend import Backend, CopiesWeights, Executable, ReadsInPlace, SharesMemory
-from rwkv_edge.convert.conversions import Conversions, absent
+from rwkv_edge.convert.conversions import Conversions
 from rwkv_edge.convert.encoding import Progress
 from rwkv_edge.errors import BackendError, NotEnoughMemoryError, StrategyError
 from rwkv_edge.machine.memory import available_memory
@@ -24,7 +24,7 @@ from rwkv_edge.strategy.notices import FallbackWarning, StrategyNotice
 from rwkv_edge.strategy.placement import places
 from rwkv_edge.strategy.split import Link, SplitExecutable
 from rwkv_edge.weights.mapping import is_mapped
-from rwkv_edge.weights.tensor import Tensor
+from rwkv_edge.weights.tensor import Tensor, absent
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,10 +17,9 @@ from rwkv_edge.feeding import piece_length
 from rwkv_edge.state import State
 from rwkv_edge.text.sampling import Sampler
 from rwkv_edge.text.stop import StopFinder
-from rwkv_edge.tokenizer import Tokenizer
+from rwkv_edge.tokenizer import END_OF_DOCUMENT, Tokenizer
 
 T = TypeVar("T")
-END_OF_DOCUMENT = 0  # in every RWKV vocabulary: separates documents in training
 FinishReason = Literal["stop", "length", "cancelled"]
 Logits = NDArray[Any]
 Utf8 = codecs.getincrementaldecoder("utf-8")

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Protocol
 
+END_OF_DOCUMENT = 0  # in every RWKV vocabulary: separates documents in training
+
 
 class Tokenizer(Protocol):
     """Text to token ids and back. Ids run from 0 to `vocab_size - 1`; id 0 ends a document and decodes to nothing."""

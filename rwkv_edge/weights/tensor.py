@@ -65,6 +65,25 @@ class Tensor:
         return decode_blocks(self.data, self.format, dtype)
 
 
+def empty(shape: tuple[int, ...], format: str) -> NDArray[Any]:
+    """`Tensor.data` for this shape and format."""
+    return np.empty(*_stored_as(shape, format))
+
+
+def absent(tensor: Tensor, format: str) -> Tensor:
+    """What tells of a matrix that is elsewhere: it has the memory of one row, and its numbers are NaN."""
+    shape, dtype = _stored_as(tensor.shape, format)
+    row = np.full(shape[-1] * dtype.itemsize, 255, np.uint8).view(dtype)
+    return replace(tensor, format=format, data=np.broadcast_to(row, shape))
+
+
+def _stored_as(shape: tuple[int, ...], format: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Of `Tensor.data`."""
+    if FORMATS[format].is_float:
+        return shape, FLOAT_STORAGE[format]
+    return (*shape[:-1], FORMATS[format].row_bytes(shape[-1])), np.dtype(np.uint8)
+
+
 @dataclass(frozen=True, slots=True)
 class Hints:
     """What a file's metadata says that its tensors cannot.
@@ -84,7 +103,7 @@ class Weights:
     """All tensors of a model under our names (BlinkDL's names, matrices as [out, in], vectors flat).
 
     source: "pth", "safetensors", "gguf" or "rwkv.cpp".  metadata: the file's own, for `info`.
-    adapter: names the LoRA that was merged into the tensors (see lora.py); "": none.
+    adapter: names the LoRA that was merged into the tensors (see convert/lora.py); "": none.
     """
 
     path: Path

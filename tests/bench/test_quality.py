@@ -10,8 +10,7 @@ from bench import held_out, policy
 from bench.held_out import HeldOut, in_float32, matrices, with_tensors
 from bench.picture import Point, scatter
 from bench.quality import megabytes, rows_of_types
-from rwkv_edge.convert import MIXES
-from rwkv_edge.convert.mix import MATRIX
+from rwkv_edge.convert.mix import MATRIX, MIXES
 from rwkv_edge.demo import MODEL_PATH
 from rwkv_edge.weights import open_weights
 

@@ -10,8 +10,8 @@ from bench.make_model import make_pth
 from bench.sizes import Sizes
 from rwkv_edge import InputError, Model, quantize
 from rwkv_edge.arch import build_plan
-from rwkv_edge.convert import MIXES
 from rwkv_edge.convert.conversions import WORDS, Conversions, converted, converted_all, converted_plan
+from rwkv_edge.convert.mix import MIXES
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights import open_weights
 from rwkv_edge.weights.tensor import Tensor

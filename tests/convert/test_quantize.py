@@ -9,7 +9,7 @@ import pytest
 from bench.make_model import make_pth
 from bench.sizes import Sizes
 from rwkv_edge import InputError, Model, ModelFileError, OutputError, quantize
-from rwkv_edge.convert import MIXES
+from rwkv_edge.convert.mix import MIXES
 from rwkv_edge.weights import open_weights, read_raw
 from tests.checkpoints.canonical import canonical
 from tests.checkpoints.gguf import write_gguf

@@ -177,8 +177,8 @@ def test_a_shift_of_a_shift(backend: Backend) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_products(backend: Backend, format: str) -> None:
-    """Few tokens and tiles of many; rows that fill no group, tile or unit; what follows a product. Blocks may be multiplied with
-    rows that are rounded to bytes."""
+    """Few tokens and tiles of many; rows that fill no group, tile or unit; what follows a product. Rows that meet
+    blocks may be rounded to bytes."""
     if FORMATS[format].is_float:
         widths, weight = (1, 45, 264), lambda n_out, width: stored(
             np.random.default_rng(width).standard_normal((n_out, width)), format
