@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.plan import Plan
+from rwkv_edge.plan import Op, Plan
 from rwkv_edge.weights.tensor import Tensor
 
 
@@ -90,15 +90,45 @@ class Availability:
     automatic: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a backend says of itself, so that the core need name none. Known without loading the library of any device.
+
+    rank: `auto` tries lower ones first while their speed is not known, and weights are encoded by the first that can.
+    last_resort: `auto` takes it only where no other works, however fast it is.
+    precisions: of activations and states, those that `compile` offers.
+    stands_in_for: names of backends that it replaces in a strategy where they cannot work: it computes on the same processor.
+    needs_device: computes elsewhere than on this machine's processor; what a strategy for another engine means by `cuda`.
+    definition: computes what `rwkv_edge.plan` says, so that others are tested against it.
+    """
+
+    rank: int = 100
+    last_resort: bool = False
+    precisions: tuple[str, ...] = ("fp32",)
+    stands_in_for: tuple[str, ...] = ()
+    needs_device: bool = False
+    definition: bool = False
+
+
+@runtime_checkable
 class Backend(Protocol):
-    """What an entry point of the group `rwkv_edge.backends` loads to (an instance, or a module with these names)."""
+    """What an entry point of the group `rwkv_edge.backends` loads to (an instance, or a module with these names).
+
+    name: that of the entry point.
+    """
 
     name: str
+    traits: Traits
 
     def availability(self) -> Availability: ...
 
-    def supports(self, format: str) -> bool:
-        """Whether `MatMul` and `Embed` compute directly from this weight format; others are decoded before `compile`."""
+    def supports(self, op: Op) -> bool:
+        """Whether the backend computes this op, from its weights as they are: format, shape, strides, alignment.
+
+        Where it does not take the matrix of a `MatMul` or `Embed` it is asked again with the matrix in f32, row by row. A plan
+        with an op that it takes in no form is refused. For a matrix that is yet to be converted it is asked with one that has
+        its format and shape, but no numbers, and stride 0 from row to row (`rwkv_edge.weights.tensor.absent`).
+        """
         ...
 
     def compile(

@@ -1,10 +1,10 @@
-"""Backends by entry point: what is installed, what can work here, and why the rest cannot.
+"""Backends by entry point: what is installed, what it says of itself, what can work here, and why the rest cannot.
 
 The core names no backend: each is found through the entry-point group `rwkv_edge.backends`, so another one is a pip install.
 """
 from typing import TYPE_CHECKING
 
-from rwkv_edge.backend import Availability, Backend
+from rwkv_edge.backend import Availability, Backend, Traits
 from rwkv_edge.errors import BackendError
 
 if TYPE_CHECKING:
@@ -21,16 +21,19 @@ def installed() -> "dict[str, EntryPoint]":
 
 
 def load(name: str) -> Backend:
-    """The backend called `name`, whether or not it can work here. Raises BackendError when it is unknown or does not import."""
+    """The backend called `name`, whether or not it can work here. Raises BackendError when it is unknown or does not import, or
+    what it loads to is no backend."""
     points = installed()
     if name not in points:
         known = ", ".join(sorted(points)) or "none: is rwkv-edge installed with pip?"
         raise BackendError(f"no backend is called {name!r}; installed are: {known}")
     try:
-        backend: Backend = points[name].load()
+        backend = points[name].load()
     except Exception as error:  # a third party's package may fail in any way
         command = _install_command(points[name]) if isinstance(error, ImportError) else ""
         raise BackendError(f"backend {name!r} cannot be imported: {type(error).__name__}: {error}{command}") from error
+    if not isinstance(backend, Backend):
+        raise BackendError(f"backend {name!r} is none: {points[name].value} is not a rwkv_edge.backend.Backend")
     return backend
 
 
@@ -43,9 +46,9 @@ def _install_command(point: "EntryPoint") -> str:
 def usable(name: str) -> Backend:
     """The backend called `name`, ready to compile. Raises BackendError with its own reason when it cannot work here."""
     backend = load(name)
-    availability = backend.availability()
-    if not availability.available:
-        raise BackendError(f"backend {name!r} cannot work here: {availability.reason}")
+    found = availability(name)
+    if not found.available:
+        raise BackendError(f"backend {name!r} cannot work here: {found.reason}")
     return backend
 
 
@@ -55,3 +58,21 @@ def availability(name: str) -> Availability:
         return load(name).availability()
     except BackendError as error:
         return Availability(False, str(error))
+    except Exception as error:  # a third party's, as above
+        return Availability(False, f"it fails when asked whether it can: {type(error).__name__}: {error}")
+
+
+def traits(name: str) -> Traits:
+    """What the backend called `name` says of itself; nothing out of the ordinary where it cannot be loaded."""
+    try:
+        return load(name).traits
+    except BackendError:
+        return Traits()
+
+
+def definition() -> Backend:
+    """The backend that others are tested against. Raises BackendError where none is installed."""
+    for name in installed():
+        if traits(name).definition:
+            return load(name)
+    raise BackendError("no backend that defines the ops is installed: is rwkv-edge installed with pip?")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 from rwkv_edge import registry
+from rwkv_edge.auto import order
 from tests.checkpoints.pth import write_pth
 from tests.checkpoints.tiny import Checkpoint, tiny
 
@@ -22,13 +23,14 @@ def need_backend(name: str) -> None:
         (pytest.fail if name in os.environ.get("RWKV_EDGE_NEED", "").split(",") else pytest.skip)(availability.reason)
 
 
-DEVICE_BACKENDS = ("webgpu", "opencl")
+INSTALLED = order.ranked()  # also somebody else's: see tests/auto/test_another_backend.py
+DEVICE_BACKENDS = tuple(name for name, traits in INSTALLED.items() if traits.needs_device)
 
 
 @pytest.fixture(autouse=True)
 def auto_as_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `auto` takes is the same everywhere: nothing is measured, and no user's wish counts."""
-    monkeypatch.setattr("rwkv_edge.auto.order.by_speed", lambda names, anew=False: list(names))
+    monkeypatch.setattr("rwkv_edge.auto.order.by_speed", lambda anew=False: list(order.ranked()))
     monkeypatch.delenv("RWKV_EDGE_STRATEGY", raising=False)
 
 
@@ -38,9 +40,9 @@ def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rwkv_edge_device.trial.as_is_faster", lambda compiler, device, *_: device.without("packed_dot"))
 
 
-@pytest.fixture(params=["numpy", "cpu", *DEVICE_BACKENDS])
+@pytest.fixture(params=INSTALLED)
 def backend_name(request: pytest.FixtureRequest) -> str:
-    """Each backend that can work on this machine."""
+    """Each installed backend that can work on this machine."""
     name: str = request.param
     need_backend(name)
     return name

@@ -8,18 +8,19 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.backend import Availability, Device, Executable
+from rwkv_edge.backend import Availability, Device, Executable, Traits
 from rwkv_edge.errors import BackendError
 from rwkv_edge.machine.cpu import cpu_name
 from rwkv_edge.machine.memory import total_memory
 from rwkv_edge.machine.user_cache import OVERRIDE
-from rwkv_edge.plan import Plan
+from rwkv_edge.plan import Embed, Input, MatMul, Op, Plan
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu.run.cores import usable_cores
 
 
 class CpuBackend:
     name = "cpu"
+    traits = Traits(rank=10)
 
     def availability(self) -> Availability:
         if sys.maxsize <= 2**32:
@@ -36,8 +37,12 @@ class CpuBackend:
         threads = usable_cores()
         return [Device(f"{cpu_name()}, {threads} thread{'s' * (threads > 1)}", "cpu", total_memory())]
 
-    def supports(self, format: str) -> bool:
-        return format in FORMATS
+    def supports(self, op: Op) -> bool:
+        from rwkv_edge_cpu.run.program import LOWERINGS
+
+        if isinstance(op, MatMul | Embed):
+            return op.weight.format in FORMATS
+        return isinstance(op, Input) or type(op) in LOWERINGS
 
     def compile(
         self, plan: Plan, *, precision: str | None = None, threads: int | None = None, sparse: bool | None = None

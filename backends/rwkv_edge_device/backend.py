@@ -7,10 +7,10 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import ClassVar
 
-from rwkv_edge.backend import AsStored, Availability, ConvertsWeights, Device, Executable
+from rwkv_edge.backend import AsStored, Availability, ConvertsWeights, Device, Executable, Traits
 from rwkv_edge.errors import BackendError
 from rwkv_edge.machine.memory import total_memory
-from rwkv_edge.plan import Plan
+from rwkv_edge.plan import Embed, MatMul, Op, Plan
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_device.driver import Driver
 from rwkv_edge_device.features import unwanted
@@ -29,6 +29,7 @@ class DeviceBackend(ABC):
     """
 
     name: ClassVar[str]
+    traits: ClassVar[Traits]
     library: ClassVar[str]
     noun: ClassVar[str]
     none_found: ClassVar[str]
@@ -72,8 +73,10 @@ class DeviceBackend(ABC):
         """See `rwkv_edge.backend.SharesMemory`."""
         return bool(found := self.found()) and choose(found, self._which, self.noun).kind in WITHOUT_MEMORY
 
-    def supports(self, format: str) -> bool:
-        return format in FORMATS
+    def supports(self, op: Op) -> bool:
+        from rwkv_edge_device.stages import OPS
+
+        return isinstance(op, OPS) and (not isinstance(op, MatMul | Embed) or op.weight.format in FORMATS)
 
     def compile(
         self, plan: Plan, *, precision: str | None = None, threads: int | None = None, sparse: bool | None = None

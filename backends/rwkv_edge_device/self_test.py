@@ -1,4 +1,4 @@
-"""Whether a device computes what NumPy does: every op in one small plan, one token and many.
+"""Whether a device computes what the ops' definition does: every op in one small plan, one token and many.
 
 Drivers of small GPUs are known to get some kernels wrong without any error.
 """
@@ -25,13 +25,13 @@ def wrong_once(compile: Callable[[p.Plan], Executable], *key: str) -> str:
     """What `find_wrong` says of a device, or said before with the same `key`: device, features, driver, versions, kernels."""
     wrong = findings.recall("self-test", *key)
     if not isinstance(wrong, str):
-        wrong = find_wrong(compile, registry.load("numpy").compile)
+        wrong = find_wrong(compile, registry.definition().compile)
         findings.remember("self-test", wrong, *key)
     return wrong
 
 
 def find_wrong(compile: Callable[[p.Plan], Executable], definition: Callable[[p.Plan], Executable]) -> str:
-    """What is wrong, or "". compile: the device's; definition: the NumPy backend's. Raises what `compile` raises."""
+    """What is wrong, or "". compile: the device's; definition: see `registry.definition`. Raises what `compile` raises."""
     plan = small_plan()
     ours, theirs = compile(plan), definition(plan)
     rng = np.random.default_rng(0)

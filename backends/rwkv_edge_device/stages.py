@@ -16,6 +16,7 @@ Family = Literal["rows", "heads", "matmul"]
 ELEMENTWISE = (p.Lerp, p.Add, p.Multiply, p.Scale, p.Activation)
 ROWS = (p.Embed, p.Input, p.SelectOutputs, p.LayerNorm, p.TokenShift)
 HEADS = (p.GroupNorm, p.L2Normalize, p.HeadBonus, p.Wkv4, p.Wkv6, p.Wkv7)
+OPS = (p.MatMul, *ELEMENTWISE, *ROWS, *HEADS)  # all that there are kernels for
 WITH_STATE = (p.Wkv4, p.Wkv6, p.Wkv7)
 MAX_MEMBERS = 8  # matrices of a matmul stage, and thereby the length of its parameters
 
@@ -134,7 +135,7 @@ def _family(ops: list[p.Op]) -> Family | None:
 def refuse_unknown(plan: p.Plan) -> None:
     """Raises BackendError for an op of no family."""
     for op in plan.ops:
-        if not isinstance(op, (p.MatMul, *ELEMENTWISE, *ROWS, *HEADS)):
+        if not isinstance(op, OPS):
             raise BackendError(f"backends with devices have no kernel for {type(op).__name__}")
 
 

@@ -1,10 +1,10 @@
 """The NumPy backend: the definition of every op, always available, in float32 or (for goldens) float64."""
 import numpy as np
 
-from rwkv_edge.backend import Availability, Device, Executable
+from rwkv_edge.backend import Availability, Device, Executable, Traits
 from rwkv_edge.machine.cpu import cpu_name
 from rwkv_edge.machine.memory import total_memory
-from rwkv_edge.plan import Plan
+from rwkv_edge.plan import Op, Plan
 from rwkv_edge_numpy.executable import NumpyExecutable
 
 PRECISIONS = {None: np.float32, "fp32": np.float32, "fp64": np.float64}
@@ -12,6 +12,7 @@ PRECISIONS = {None: np.float32, "fp32": np.float32, "fp64": np.float64}
 
 class NumpyBackend:
     name = "numpy"
+    traits = Traits(last_resort=True, precisions=("fp32", "fp64"), stands_in_for=("cpu",), definition=True)
 
     def availability(self) -> Availability:
         return Availability(True)
@@ -19,8 +20,8 @@ class NumpyBackend:
     def devices(self) -> list[Device]:
         return [Device(f"{cpu_name()}, NumPy {np.__version__}", "cpu", total_memory())]
 
-    def supports(self, format: str) -> bool:
-        return True
+    def supports(self, op: Op) -> bool:
+        return isinstance(op, Op)
 
     def compile(
         self, plan: Plan, *, precision: str | None = None, threads: int | None = None, sparse: bool | None = None

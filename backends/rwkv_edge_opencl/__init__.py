@@ -3,11 +3,13 @@ from rwkv_edge_device.backend import DeviceBackend
 from rwkv_edge_device.driver import Driver
 from rwkv_edge_device.found import Found
 
+from rwkv_edge.backend import Traits
 from rwkv_edge_opencl.source import SOURCES
 
 
 class OpenClBackend(DeviceBackend):
     name = "opencl"
+    traits = Traits(rank=30, needs_device=True)
     library = "pyopencl"
     noun = "OpenCL device"
     none_found = (

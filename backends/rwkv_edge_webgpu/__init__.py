@@ -3,11 +3,13 @@ from rwkv_edge_device.backend import DeviceBackend
 from rwkv_edge_device.driver import Driver
 from rwkv_edge_device.found import Found
 
+from rwkv_edge.backend import Traits
 from rwkv_edge_webgpu.source import SOURCES
 
 
 class WebGpuBackend(DeviceBackend):
     name = "webgpu"
+    traits = Traits(rank=20, needs_device=True)
     library = "wgpu"
     noun = "WebGPU adapter"
     none_found = "no WebGPU adapter was found; a Vulkan driver is needed (Debian, Ubuntu: apt install mesa-vulkan-drivers)"

@@ -1,9 +1,9 @@
 """What `auto` means here: which backends it tries, fastest first, and who encodes weights.
 
     speed.py   how fast a device is, measured
-    order.py   backends by that speed, remembered
+    order.py   all backends by that speed, remembered
     choose.py  those that can work here; the encoder
 """
-from rwkv_edge.auto.choose import AUTO_ORDER, auto_order, best, candidates, encoder
+from rwkv_edge.auto.choose import best, candidates, encoder
 
-__all__ = ["AUTO_ORDER", "auto_order", "best", "candidates", "encoder"]
+__all__ = ["best", "candidates", "encoder"]

@@ -9,20 +9,19 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from rwkv_edge import registry
 from rwkv_edge.auto.speed import speed
-from rwkv_edge.backend import Backend, ListsDevices
+from rwkv_edge.backend import Backend, ListsDevices, Traits
 from rwkv_edge.errors import BackendError
 from rwkv_edge.machine import findings
 
 logger = logging.getLogger("rwkv_edge.devices")
 UNFINISHED = (
     "a process that measured this machine's devices never finished, perhaps for a broken driver: nothing is measured, "
-    "the CPU comes first; `rwkv-edge backends --measure` tries again"
+    "%s comes first; `rwkv-edge backends --measure` tries again"
 )
 DRIVER_FOLDERS = ("/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d", "/etc/OpenCL/vendors")
 DRIVER_SETTINGS = ("OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "RUSTICL_ENABLE", "VK_DRIVER_FILES", "VK_ICD_FILENAMES")
@@ -30,26 +29,36 @@ NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 PATIENCE = 120.0  # seconds in which another process may still be measuring
 
 
-def by_speed(names: Sequence[str], anew: bool = False) -> list[str]:
-    """Backends by the speed of the device that each would take, fastest first; those that `auto` does not take stand last.
+def ranked() -> dict[str, Traits]:
+    """All that are installed, in the order that they ask for: see `Traits`. Loads them."""
+    traits = {name: registry.traits(name) for name in registry.installed()}
+    return dict(sorted(traits.items(), key=lambda item: (item[1].last_resort, item[1].rank, item[0])))
 
-    Measures only where there is a choice, and not where a process that measured never came to an end: then as they are named.
+
+def by_speed(anew: bool = False) -> list[str]:
+    """All that are installed, by the speed of the device that each would take, fastest first; behind these the ones that `auto`
+    does not take, and then last resorts.
+
+    Measures only where there is a choice, and not where a process that measured never came to an end: then as they are ranked.
     anew: whatever is remembered.
     """
+    names = sorted(registry.installed())
     key = *names, *_surroundings()
     known = findings.recall("order", *key)  # or the time at which somebody began to find it out
-    if not anew and isinstance(known, list) and sorted(known) == sorted(names):
+    if not anew and isinstance(known, list) and sorted(known) == names:
         return known
     if not anew and isinstance(known, float) and time.time() - known > PATIENCE:
-        logger.warning("%s", UNFINISHED)
-        return list(names)
+        ordered = list(ranked())
+        logger.warning(UNFINISHED, ordered[0])
+        return ordered
     if anew or not isinstance(known, float):
         findings.remember("order", time.time(), *key)
-    ordered: list[str] = []  # for whoever comes after an exception: nothing is known
+    ordered = []  # for whoever comes after an exception: nothing is known
     try:
-        rivals = [registry.load(name) for name in names if _automatic(name)]
-        speeds = {backend.name: _first_speed(backend) for backend in rivals} if len(rivals) > 1 else {}
-        ordered = sorted(names, key=lambda name: -speeds.get(name, 0.0))
+        backends = ranked()
+        rivals = [name for name, traits in backends.items() if not traits.last_resort and _automatic(name)]
+        speeds = {name: _first_speed(registry.load(name)) for name in rivals} if len(rivals) > 1 else {}
+        ordered = sorted(backends, key=lambda name: (backends[name].last_resort, -speeds.get(name, 0.0)))
     finally:
         findings.remember("order", ordered, *key)
     return ordered
@@ -62,9 +71,13 @@ def _automatic(name: str) -> bool:
 
 def _first_speed(backend: Backend) -> float:
     """0 where it does not run."""
-    with suppress(BackendError):
+    try:
         return speed(backend, backend.devices()[0] if isinstance(backend, ListsDevices) else None)
-    return 0.0
+    except BackendError:
+        return 0.0
+    except Exception as error:  # a third party's package may fail in any way
+        logger.warning("the %s backend cannot be measured: %s: %s", backend.name, type(error).__name__, error)
+        return 0.0
 
 
 def _surroundings() -> tuple[str, ...]:

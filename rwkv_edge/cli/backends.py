@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
-from rwkv_edge import auto, registry
-from rwkv_edge.auto.order import by_speed
+from rwkv_edge import registry
+from rwkv_edge.auto import order
 from rwkv_edge.auto.speed import speed
 from rwkv_edge.backend import Device, HasDevices, ListsDevices
 from rwkv_edge.errors import BackendError
@@ -50,15 +50,13 @@ def run(args: argparse.Namespace) -> None:
 
 def backends() -> list[Found]:
     """All that are installed, in the order of `auto`."""
-    known = registry.installed()
-    order = [name for name in auto.auto_order() if name in known]
-    return [_found(name) for name in [*order, *sorted(set(known) - set(order))]]
+    return [_found(name) for name in order.by_speed()]
 
 
 def measured() -> list[Found]:
     """The same with speeds, measured now; `auto` goes by them from here on."""
     speeds = {each.name: tuple(_speeds(each)) for each in map(_found, registry.installed()) if each.available}
-    by_speed(auto.AUTO_ORDER[:-1], anew=True)
+    order.by_speed(anew=True)
     return [replace(each, speeds=speeds.get(each.name, ())) for each in backends()]
 
 
@@ -80,7 +78,9 @@ def _found(name: str) -> Found:
         devices = tuple(backend.devices()) if isinstance(backend, ListsDevices) else ()
     except BackendError as error:
         return Found(name, False, False, str(error), ())
-    return Found(name, True, availability.automatic and name in auto.AUTO_ORDER, "", devices)
+    except Exception as error:  # a third party's package may fail in any way
+        return Found(name, False, False, f"{type(error).__name__}: {error}", ())
+    return Found(name, True, availability.automatic, "", devices)
 
 
 def lines(backend: Found) -> list[str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge import auto
@@ -12,7 +13,7 @@ from rwkv_edge.backend import Backend, CopiesWeights, Executable, ReadsInPlace, 
 from rwkv_edge.convert.conversions import Conversions
 from rwkv_edge.errors import BackendError, NotEnoughMemoryError, StrategyError
 from rwkv_edge.machine.memory import available_memory
-from rwkv_edge.plan import Embed, MatMul, Plan
+from rwkv_edge.plan import Embed, MatMul, Op, Plan
 from rwkv_edge.progress import Progress
 from rwkv_edge.strategy.budget import suggestion, within_budget
 from rwkv_edge.strategy.cut import Stage, cut
@@ -107,6 +108,7 @@ def _compiled(
     if not options.allocated:
         _check_memory(seats, sizes)
     conversions = Conversions(_wanted(plan, seats), threads=options.threads, progress=options.progress)
+    _refuse_unsupported(plan, seats, conversions)
     plan = _in_formats(plan, seats, conversions, options.threads)
     name = " -> ".join(name for name, _ in groupby(seat.backend.name for seat in seats))
     strategy = Strategy(tuple(_as_chosen(part, backend) for part, backend in zip(parts, backends, strict=True)))
@@ -159,13 +161,16 @@ def _works_here(backend: Backend) -> bool:
     return isinstance(backend, ReadsInPlace) or (isinstance(backend, SharesMemory) and backend.shares_memory())
 
 
-def _matrices(plan: Plan, seats: Sequence[Seat]) -> Iterator[tuple[int, Seat, MatMul | Embed]]:
-    """(position, seat, op) of all ops with a matrix."""
+def _seated(plan: Plan, seats: Sequence[Seat]) -> Iterator[tuple[int, Seat, Op]]:
+    """(position, seat, op) of all ops."""
     bounds = [*(plan.layer_starts or (0,)), len(plan.ops)]
     for seat, (begin, end) in zip(seats, pairwise(bounds), strict=True):
-        for i in range(begin, end):
-            if isinstance(op := plan.ops[i], MatMul | Embed):
-                yield i, seat, op
+        yield from ((i, seat, plan.ops[i]) for i in range(begin, end))
+
+
+def _matrices(plan: Plan, seats: Sequence[Seat]) -> Iterator[tuple[int, Seat, MatMul | Embed]]:
+    """Likewise, of all ops with a matrix."""
+    return ((i, seat, op) for i, seat, op in _seated(plan, seats) if isinstance(op, MatMul | Embed))
 
 
 def _wanted(plan: Plan, seats: Sequence[Seat]) -> Iterator[tuple[Tensor, str]]:
@@ -177,25 +182,44 @@ def _wanted(plan: Plan, seats: Sequence[Seat]) -> Iterator[tuple[Tensor, str]]:
             yield op.weight, seat.weight_format
 
 
+def _refuse_unsupported(plan: Plan, seats: Sequence[Seat], conversions: Conversions) -> None:
+    """Before anything is converted. Raises BackendError for an op that its backend takes in no form."""
+    for _, seat, op in _seated(plan, seats):
+        if not any(seat.backend.supports(form) for form in _forms(op, conversions)):
+            matrix = f" of {op.weight.name}, {op.weight.shape}" if isinstance(op, MatMul | Embed) else ""
+            raise BackendError(f"the {seat.backend.name} backend has no kernel for {type(op).__name__}{matrix}")
+
+
+def _forms(op: Op, conversions: Conversions) -> tuple[Op, ...]:
+    """What a backend may be given for an op, best first; without the numbers of a matrix that is yet to be converted."""
+    if not isinstance(op, MatMul | Embed):
+        return (op,)
+    format = conversions.format(op.weight)
+    first = op if format == op.weight.format else replace(op, weight=absent(op.weight, format))
+    return first, replace(op, weight=absent(op.weight, "f32"))
+
+
 def _in_formats(plan: Plan, seats: Sequence[Seat], conversions: Conversions, threads: int | None) -> Plan:
     """The plan with those matrices converted that backends compute with where the host has them.
 
-    A format that a backend does not know is decoded to float32: exact, at the price of memory.
+    A matrix that a backend does not take is decoded to float32, row by row: exact, at the price of memory.
     """
     ops = list(plan.ops)
     here = [(i, seat.backend, op) for i, seat, op in _matrices(plan, seats) if not _converts(seat.backend, op, conversions)]
     made = list(conversions.each([op.weight for _, _, op in here]))
-    unknown = [weight for (_, backend, _), weight in zip(here, made, strict=True) if not backend.supports(weight.format)]
-    known = Conversions([(weight, "f32") for weight in unknown], threads=threads).each(made)
-    for (i, _, op), weight in zip(here, known, strict=True):
+    wrong = [made[k] for k, (_, backend, op) in enumerate(here) if not backend.supports(replace(op, weight=made[k]))]
+    decoded = Conversions([(weight, "f32") for weight in wrong], threads=threads).each(made)
+    for (i, backend, op), weight in zip(here, decoded, strict=True):
         ops[i] = replace(op, weight=weight)
+        if not backend.supports(ops[i]):  # float32 in the file already, in strides that it does not take
+            ops[i] = replace(op, weight=replace(weight, data=np.array(weight.data, order="C")))
     return replace(plan, ops=tuple(ops))
 
 
 def _converts(backend: Backend, op: MatMul | Embed, conversions: Conversions) -> bool:
     """Whether the backend takes the matrix as it is stored: the host only keeps that of an `Embed`, to look rows up."""
     return (
-        isinstance(op, MatMul) and isinstance(backend, CopiesWeights) and backend.supports(conversions.format(op.weight))
+        isinstance(op, MatMul) and isinstance(backend, CopiesWeights) and backend.supports(_forms(op, conversions)[0])
     )
 
 

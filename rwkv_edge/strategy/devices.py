@@ -2,12 +2,11 @@
 import warnings
 
 from rwkv_edge import auto, registry
+from rwkv_edge.auto import order
 from rwkv_edge.backend import Backend, HasDevices, ReadsInPlace
 from rwkv_edge.errors import BackendError, StrategyError
 from rwkv_edge.strategy.grammar import ELSEWHERE, Part
 from rwkv_edge.strategy.notices import FallbackWarning
-
-INSTEAD = {"cpu": "numpy"}  # where the first cannot work, the second computes on the same processor
 
 
 def backends_for(parts: tuple[Part, ...]) -> list[Backend]:
@@ -31,10 +30,15 @@ def _chosen(part: Part) -> tuple[Backend, str]:
     if part.device in ELSEWHERE:
         backend = _gpu_or_best()
         return backend, f"{part.device} is {backend.name} on this machine"
-    if part.device in INSTEAD and not (availability := registry.availability(part.device)).available:
-        backend = registry.usable(INSTEAD[part.device])
-        return _on_device(backend, part), f"{part.device} is {backend.name} on this machine: {availability.reason}"
+    availability = registry.availability(part.device)
+    if not availability.available and (name := _stand_in(part.device)):
+        return _on_device(registry.usable(name), part), f"{part.device} is {name} on this machine: {availability.reason}"
     return _on_device(registry.usable(part.device), part), ""
+
+
+def _stand_in(device: str) -> str | None:
+    """The name of a backend that says it computes in this one's place."""
+    return next((name for name, traits in order.ranked().items() if device in traits.stands_in_for), None)
 
 
 def _on_device(backend: Backend, part: Part) -> Backend:
@@ -56,7 +60,7 @@ def _wrong(part: Part, problem: str) -> StrategyError:
 def _gpu_or_best() -> Backend:
     """A GPU where there is one that `auto` could take, else the best. A number or name is another machine's: not looked at."""
     candidates = list(auto.candidates())
-    return next((backend for backend in candidates if isinstance(backend, HasDevices)), candidates[0])
+    return next((backend for backend in candidates if backend.traits.needs_device), candidates[0])
 
 
 def reader_in_place() -> Backend:

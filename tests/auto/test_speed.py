@@ -12,7 +12,7 @@ import pytest
 
 from rwkv_edge import BackendError, Model, StrategyError, registry
 from rwkv_edge.auto import order, speed
-from rwkv_edge.backend import Availability, Device
+from rwkv_edge.backend import Availability, Device, Traits
 from rwkv_edge.cli import main
 from rwkv_edge.machine import findings, user_cache
 
@@ -22,8 +22,11 @@ by_speed = order.by_speed  # before a fixture of all tests puts another in its p
 class Fast:
     """A backend that is as fast as it says: bytes a second, or why it does not run."""
 
-    def __init__(self, name: str, figure: float | str, automatic: bool = True, driver: str = "1") -> None:
+    def __init__(
+        self, name: str, figure: float | str, automatic: bool = True, driver: str = "1", traits: Traits | None = None
+    ) -> None:
         self.name, self.figure, self.automatic, self.driver = name, figure, automatic, driver
+        self.traits = traits or Traits()
         self.measured = 0
 
     def availability(self) -> Availability:
@@ -48,8 +51,9 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., li
 
     def with_backends(*backends: Fast, anew: bool = False) -> list[str]:
         known = {backend.name: backend for backend in backends}
+        monkeypatch.setattr(registry, "installed", lambda: known)
         monkeypatch.setattr(registry, "load", lambda name: known[name])
-        return by_speed(list(known), anew)
+        return by_speed(anew)
 
     return with_backends
 
@@ -69,6 +73,26 @@ def test_nothing_is_measured_without_a_choice(machine: Callable[..., list[str]])
 
 def test_what_does_not_run_stands_last(machine: Callable[..., list[str]]) -> None:
     assert machine(Fast("webgpu", "out of memory"), Fast("opencl", 1e9), Fast("cpu", 2e9)) == ["cpu", "opencl", "webgpu"]
+
+
+def test_a_last_resort_stands_behind_what_does_not_run_and_is_not_measured(machine: Callable[..., list[str]]) -> None:
+    numpy = Fast("numpy", 9e9, traits=Traits(last_resort=True))
+    assert machine(numpy, Fast("webgpu", "out of memory"), Fast("cpu", 2e9)) == ["cpu", "webgpu", "numpy"]
+    assert numpy.measured == 0
+
+
+def test_rank_decides_where_nothing_is_measured(machine: Callable[..., list[str]]) -> None:
+    ranks = {"a": 30, "b": 10, "c": 20}
+    backends = [Fast(name, 1e9, automatic=name == "c", traits=Traits(rank)) for name, rank in ranks.items()]
+    assert machine(*backends) == ["b", "c", "a"]
+
+
+def test_what_is_remembered_loads_no_backend(
+    machine: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert machine(Fast("cpu", 1e9), Fast("webgpu", 2e9)) == ["webgpu", "cpu"]
+    monkeypatch.setattr(registry, "load", lambda name: pytest.fail(f"{name} is loaded"))
+    assert by_speed() == ["webgpu", "cpu"]
 
 
 def test_a_new_version_is_measured(machine: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,13 +126,14 @@ def test_a_driver_that_ends_the_process_is_met_once(
     machine: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The others take what is named first, unless the one that measures may still be at it."""
-    ends = "order._automatic = lambda _: os._exit(9); order.by_speed(['cpu', 'webgpu'])"
-    program = f"import os; from rwkv_edge.auto import order; {ends}"
+    ends = "order._automatic = lambda _: os._exit(9); order.by_speed()"
+    points = "registry.installed = lambda: {'cpu': None, 'webgpu': None}"
+    program = f"import os; from rwkv_edge import registry; from rwkv_edge.auto import order; {points}; {ends}"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
     backends, now = (Fast("cpu", 20e9), Fast("webgpu", 30e9)), time.time()
     monkeypatch.setattr(time, "time", lambda: now + order.PATIENCE + 1)
     assert machine(*backends) == ["cpu", "webgpu"]
-    assert "`rwkv-edge backends --measure` tries again" in caplog.text
+    assert "cpu comes first; `rwkv-edge backends --measure` tries again" in caplog.text
     monkeypatch.setattr(time, "time", lambda: now + 1)
     assert machine(*backends) == ["webgpu", "cpu"]
     monkeypatch.setattr(time, "time", lambda: now + order.PATIENCE + 1)

@@ -23,13 +23,13 @@ from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import Tensor
 from tests.checkpoints.pth import write_pth
 from tests.checkpoints.tiny import VERSIONS, tiny
-from tests.conftest import DEVICE_BACKENDS, need_backend
+from tests.conftest import need_backend
 from tests.cpu.plans import deep_plan
 from tests.device.fake import FakeDriver
-from tests.ops.test_device_ops import ROW_OPS, Inputs, assert_same, blocks, stored
+from tests.ops.test_ops import ROW_OPS, Inputs, assert_same, blocks, stored
 
 ALL = {"webgpu": ("f16", "subgroup", "packed_dot"), "opencl": ("subgroup", "packed_dot")}
-SUBSETS = [(name, used) for name in DEVICE_BACKENDS for used in ((), *((one,) for one in ALL[name]), ALL[name])]
+SUBSETS = [(name, used) for name in ALL for used in ((), *((one,) for one in ALL[name]), ALL[name])]
 BLOCK_FORMATS = [name for name, format in FORMATS.items() if not format.is_float]
 UNIT = 8
 TEXT = "a\n//if one\nb\n//else\nc\n//end\nd\n//if two\n  e\n//end"
@@ -61,7 +61,7 @@ def only(*wanted: tuple[str, str]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("device", pairs, ids=[ids(*pair) for pair in pairs], indirect=True)
 
 
-PACKED_DOT = only(*((name, "packed_dot") for name in DEVICE_BACKENDS))
+PACKED_DOT = only(*((name, "packed_dot") for name in ALL))
 
 
 @pytest.mark.parametrize(("names", "kept"), [("", "acd"), ("one", "abd"), ("two", "acd  e"), ("one two", "abd  e")])

@@ -9,7 +9,7 @@ from rwkv_edge_device.packing import LAYOUTS, layout_of, pack
 from rwkv_edge.quant.decode import LAYOUTS as BLOCK_LAYOUTS
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import Tensor
-from tests.ops.test_device_ops import blocks, stored
+from tests.ops.test_ops import blocks, stored
 
 
 def unpacked(words: NDArray[np.uint32], tensor: Tensor, n_out: int) -> NDArray[np.float64]:

@@ -64,7 +64,7 @@ def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Callable[
     def with_driver(driver: Callable[[], FakeDriver]) -> None:
         monkeypatch.setattr(WebGpuBackend, "found", lambda self: [Found("a fake", "discrete", "1.0", "Vulkan", None)])
         monkeypatch.setattr(WebGpuBackend, "open", lambda self, device: driver())
-        monkeypatch.setattr(registry, "candidates", lambda: iter([registry.load("webgpu"), registry.load("cpu")]))
+        monkeypatch.setattr("rwkv_edge.auto.candidates", lambda: iter([registry.load("webgpu"), registry.load("cpu")]))
 
     return with_driver
 
