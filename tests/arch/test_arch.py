@@ -2,14 +2,17 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rwkv_edge import Model, ModelFileError
 from rwkv_edge.arch import build_plan, read_shape
-from rwkv_edge.plan import SelectOutputs, inputs
+from rwkv_edge.plan import L2Normalize, SelectOutputs, inputs
 from rwkv_edge.weights import open_weights
+from tests.checkpoints.gguf import write_gguf
 from tests.checkpoints.tiny import VERSIONS, Checkpoint, tiny
 
 PthOf = Callable[[Checkpoint], Path]
@@ -95,6 +98,33 @@ def test_a_state_tuned_file_starts_every_sequence_from_its_state(pth_of: PthOf, 
             assert (wkv[1, 2, 3] if version == "7" else wkv[1, 3, 2]) == 5.0
         with Model(pth_of(tiny(version)), backend_name) as model:
             assert not model.new_state()["blocks.2.att.wkv"].any()
+
+
+def test_a_rescaled_model_computes_the_same_even_where_its_stream_is_as_small_as_epsilon(tmp_path: Path) -> None:
+    """Every other layer halves the stream, so each norm's epsilon must shrink with the variance that it is added to."""
+    checkpoint = tiny("6", n_layer=5)
+    for name in checkpoint:
+        if re.search(r"\.ln0\.|att\.output|ffn\.value", name):
+            checkpoint[name] /= 2**9  # what is added to the stream: its variance becomes about 4e-6, epsilon is 1e-5
+    logits = []
+    for every in (0, 2):
+        with Model(write_gguf(tmp_path / f"{every}.gguf", checkpoint, rescale_every=every), "numpy fp64") as model:
+            logits.append(model.forward([1, 2, 3])[0])
+    np.testing.assert_allclose(*logits, rtol=1e-9)
+
+
+def test_version_7_makes_the_shortest_keys_unit_vectors_and_none_of_zero(pth_of: PthOf) -> None:
+    """As torch's normalize: x / max(|x|, 1e-12)."""
+    plan = build_plan(open_weights(pth_of(tiny("7"))))
+    assert {op.eps for op in plan.ops if isinstance(op, L2Normalize)} == {1e-12}
+
+    def logits(scale: float) -> NDArray[Any]:
+        scaled = {name: array * np.float32(scale if name.endswith("k_k") else 1) for name, array in tiny("7").items()}
+        with Model(pth_of(scaled), "numpy fp64") as model:
+            return model.forward([1, 2, 3])[0]
+
+    np.testing.assert_allclose(logits(2**-30), logits(1), rtol=1e-6)
+    assert np.isfinite(logits(0)).all()
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -41,6 +41,14 @@ def test_our_own_mixes_keep_head_and_embedding_at_8_bits(type: str) -> None:
         assert MIXES[type].format(name, (65536, 768), "bf16") in ("q8_0", "f16", "bf16")
 
 
+def test_q4_gives_more_bits_where_four_cost_most() -> None:
+    formats = {"emb": "q8_0", "head": "q8_0"}
+    formats |= {f"blocks.7.att.{name}": "q5_k" for name in ("key", "value", "output")}
+    formats |= {f"blocks.7.att.{name}": "q4_k" for name in ("receptance", "gate")}
+    formats |= {f"blocks.7.ffn.{name}": "q4_k" for name in ("key", "value", "receptance")}
+    assert {name: MIXES["q4"].format(f"{name}.weight", (768, 3072), "bf16") for name in formats} == formats
+
+
 def test_the_first_exception_that_matches_wins() -> None:
     mix = Mix("q4_k", "q6_k", "q4_k", 15, ((r"blocks\.0\..*", "q8_0"), (r".*\.att\.key\.weight", "q6_k")))
     shape = (768, 768)

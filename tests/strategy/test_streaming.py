@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,19 @@ def test_streamed_layers_stay_as_stored_and_in_the_file(tmp_path: Path) -> None:
         assert formats == {"bf16"}
         embedding = next(op.weight.format for op in links[0].stage.plan.ops if type(op).__name__ == "Embed")
         assert embedding == "bf16"
+
+
+def test_each_stage_has_the_next_one_read_ahead_and_the_last_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pth(tmp_path / "model.pth", tiny("7", n_layer=4), dtype="bf16")
+    with Model(tmp_path / "model.pth", "numpy *0+") as model:
+        links = model._executable.links  # type: ignore[attr-defined]
+        stage_of = {id(weights): n for n, link in enumerate(links) for weights in link.streamed}
+        read: list[int] = []
+        monkeypatch.setattr("rwkv_edge.strategy.split.read_ahead", lambda weights: read.append(stage_of[id(weights)]))
+        model.forward([1])
+    assert [stage for stage, _ in groupby(read)] == [*range(1, len(links)), 0]
 
 
 def test_a_device_leaves_streaming_to_the_cpu(tmp_path: Path) -> None:

@@ -150,6 +150,18 @@ def test_length_and_the_end_of_the_document_are_told_apart(numpy_model: Model) -
         assert bytes(stream.tokens) == tokens[:4]
 
 
+def test_a_text_that_ends_by_length_is_seen_to_its_end_where_a_state_goes_on(
+    numpy_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, state = counted(numpy_model, monkeypatch), numpy_model.new_state()
+    stream = numpy_model.stream("x", state, sampling=Scripted(list(b"abcdef")), max_tokens=4)
+    assert ("".join(stream), stream.finish_reason, stream.unseen, len(runs)) == ("abcd", "length", b"", 5)
+    assert_has_seen(numpy_model, state, list(b"xabcd"))
+    runs.clear()
+    stream = numpy_model.stream("x", sampling=Scripted(list(b"abcdef")), max_tokens=4)
+    assert ("".join(stream), stream.finish_reason, stream.unseen, len(runs)) == ("abcd", "length", b"d", 4)
+
+
 def test_held_back_text_is_emitted_when_the_text_ends_otherwise(numpy_model: Model) -> None:
     for max_tokens in (3, 9):
         assert numpy_model.generate("x", sampling=Scripted(list(b"ab\n")), stop="\n\n", max_tokens=max_tokens) == "ab\n"

@@ -9,6 +9,7 @@ from rwkv_edge_numpy.executable import NumpyExecutable
 from rwkv_edge import InputError, Model, StateError
 from rwkv_edge.arch import build_plan
 from rwkv_edge.backend import Batch
+from rwkv_edge.model import TOKENS_PER_RUN
 from rwkv_edge.plan import MatMul
 from rwkv_edge.weights import open_weights
 from tests.checkpoints.tiny import VERSIONS, Checkpoint, tiny
@@ -75,17 +76,26 @@ def test_an_embedding_is_the_row_before_the_head(version: str, backend_name: str
     assert np.allclose(head @ mean, logits.mean(axis=0), atol=2e-3)
 
 
-def test_an_embedding_follows_the_state_and_takes_long_texts_in_pieces(byte_model: Model) -> None:
-    text = "abcdefghij" * 130
+def test_an_embedding_follows_the_state(byte_model: Model) -> None:
     state = byte_model.new_state()
     byte_model.forward(list(b"Hello"), state)
     assert np.allclose(byte_model.embed(" you", state), byte_model.embed("Hello you"), atol=1e-4)
     assert state.tokens_seen == 9
     byte_model.forward([1], state)  # and the state goes on to be used as any other
-    rows = [byte_model.embed(text[:n]) for n in range(1, 6)]
-    assert np.allclose(byte_model.embed(text[:5], pooling="mean"), np.mean(rows, axis=0), atol=1e-4)
-    assert np.isclose(np.linalg.norm(byte_model.embed(text, normalize=True)), 1)
-    assert byte_model.embed(text, pooling="mean").shape == (64,)
+    rows = [byte_model.embed("abcde"[:n]) for n in range(1, 6)]
+    assert np.allclose(byte_model.embed("abcde", pooling="mean"), np.mean(rows, axis=0), atol=1e-4)
+    assert np.isclose(np.linalg.norm(byte_model.embed("abcde", normalize=True)), 1)
+
+
+def test_a_text_of_several_runs_has_the_vectors_of_a_whole(byte_model: Model) -> None:
+    tokens = np.random.default_rng(1).integers(1, 256, 1200)
+    assert len(tokens) > 2 * TOKENS_PER_RUN
+    state = byte_model.new_state()
+    quarters = [byte_model.embed(quarter, state, pooling="mean") for quarter in np.split(tokens, 4)]  # each is one run
+    assert np.allclose(byte_model.embed(tokens, pooling="mean"), np.mean(quarters, axis=0), atol=1e-4)
+    start = byte_model.new_state()
+    byte_model.forward(tokens[:-1], start)
+    assert np.allclose(byte_model.embed(tokens), byte_model.embed(tokens[-1:], start), atol=1e-4)
 
 
 def test_an_embedding_refuses_what_it_cannot_do(byte_model: Model, tiny_pth: Callable[[str], Path]) -> None:

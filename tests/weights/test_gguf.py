@@ -304,6 +304,13 @@ def test_tensors_in_impossible_places_are_named(path: Path) -> None:
     assert refusal(path, data.replace(b"b\1\0\0\0", b"a\1\0\0\0")) == "tensor 'a' is there twice"
 
 
+def test_a_file_that_is_a_byte_short_is_refused(path: Path) -> None:
+    data = file_bytes({}, [("a", "q8_0", (2, 32), bytes(68)), ("b", "f32", (8,), bytes(32))])
+    path.write_bytes(data)
+    assert read(path).tensors["b"].data.nbytes == 32  # up to the last byte: no padding follows it
+    assert refusal(path, data[:-1]) == "tensor 'b' ends 1 bytes after the end of the file"
+
+
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
