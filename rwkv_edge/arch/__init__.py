@@ -20,7 +20,7 @@ BLOCKS: dict[str, Block] = {
     "5.2": rwkv5.block,
     "6": rwkv6.block,
 }
-# Version 7's first layer has nothing to mix its values with, but many files carry the tensors for it.
+# Version 7's first layer has nothing to mix its values with, but many files carry the tensors for it, others not.
 UNUSED = re.compile(r"blocks\.0\.att\.v[012]")
 
 
@@ -31,10 +31,10 @@ def build_plan(weights: Weights) -> Plan:
     model = Layer(p, weights, shape, norm_eps=weights.hints.layer_norm_eps)
     rescale = weights.hints.rescale_every_n_layers
     p.begin_layer()
-    x = model.room("blocks.0").layer_norm(p.embed(model.matrix("emb", shape.n_vocab)), "ln0")
+    x = model.scope("blocks.0").layer_norm(p.embed(model.matrix("emb", shape.n_vocab)), "ln0")
     v_first: Buffer | None = None
     for i in range(shape.n_layer):
-        layer = model.room(f"blocks.{i}")
+        layer = model.scope(f"blocks.{i}")
         if i:
             p.begin_layer()
         if shape.version == "7":

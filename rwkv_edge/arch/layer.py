@@ -28,7 +28,7 @@ class Layer:
     norm_eps: float = 1e-5
     used: set[str] = field(default_factory=set)
 
-    def room(self, name: str) -> "Layer":
+    def scope(self, name: str) -> "Layer":
         return replace(self, prefix=f"{self.prefix}{name}.")
 
     def has(self, name: str) -> bool:

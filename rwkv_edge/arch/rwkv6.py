@@ -38,5 +38,5 @@ def channel_mix(w: Layer, x: Buffer) -> Buffer:
 
 
 def block(w: Layer, x: Buffer) -> Buffer:
-    x = w.p.add(x, time_mix(w.room("att"), w.layer_norm(x, "ln1")))
-    return w.p.add(x, channel_mix(w.room("ffn"), w.layer_norm(x, "ln2")))
+    x = w.p.add(x, time_mix(w.scope("att"), w.layer_norm(x, "ln1")))
+    return w.p.add(x, channel_mix(w.scope("ffn"), w.layer_norm(x, "ln2")))

@@ -43,6 +43,6 @@ def channel_mix(w: Layer, x: Buffer) -> Buffer:
 
 
 def block(w: Layer, x: Buffer, v_first: Buffer | None) -> tuple[Buffer, Buffer]:
-    y, v_first = time_mix(w.room("att"), w.layer_norm(x, "ln1"), v_first)
+    y, v_first = time_mix(w.scope("att"), w.layer_norm(x, "ln1"), v_first)
     x = w.p.add(x, y)
-    return w.p.add(x, channel_mix(w.room("ffn"), w.layer_norm(x, "ln2"))), v_first
+    return w.p.add(x, channel_mix(w.scope("ffn"), w.layer_norm(x, "ln2"))), v_first

@@ -24,7 +24,7 @@ SEEDS = 2**64
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Point:
     """A point in a conversation, between turns.
 
     state: has seen `text` but for `pending`, its end; None: let go, and to be made again by reading `text`.
@@ -39,10 +39,10 @@ class Place:
 
 @dataclass(slots=True)
 class Turn:
-    """begin: how many messages there were before it.  place: where it began."""
+    """begin: how many messages there were before it.  point: where it began."""
 
     begin: int
-    place: Place
+    point: Point
 
 
 class Chat:
@@ -81,14 +81,14 @@ class Chat:
         if messages:  # what the format cannot express is refused now, not at the first reply
             asked = messages if messages[-1].role == "user" else [*messages, Message("user", "?")]
             self.format.continued("", asked, 0, self._think)
-        self._place = self._first_place()
+        self._point = self._first_point()
         self._messages = messages
         self._turns: list[Turn] = []
 
-    def _first_place(self) -> Place:
+    def _first_point(self) -> Point:
         if self._start is None:
             raise InputError("the conversation came from a file without the state that it began with: it goes back no further")
-        return Place(None, b"")
+        return Point(None, b"")
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -129,7 +129,7 @@ class Chat:
         `TextStream.unseen`), and after going back further than the states that are kept, all of it.
         """
         self._settle()
-        return self._read(self._place)[0].copy()
+        return self._read(self._point)[0].copy()
 
     def ask(self, text: str) -> Reply:
         """Say something; the reply is written while it is read. Raises InputError for an empty message.
@@ -159,7 +159,7 @@ class Chat:
         if begin is None:
             raise InputError("nothing was said yet")
         turn = next((turn for turn in self._turns if turn.begin == begin), None)
-        self._place = turn.place if turn else self._first_place()
+        self._point = turn.point if turn else self._first_point()
         self._turns = [turn for turn in self._turns if turn.begin < begin]
         asked = self._messages[begin].content
         del self._messages[begin:]
@@ -178,9 +178,9 @@ class Chat:
     def save(self, path: str | Path) -> None:
         """Write a state file that also holds the conversation. Raises StateError where it cannot be written."""
         self._settle()
-        state, pending = self._read(self._place)
-        place = self._place
-        stored = Stored(self.format.name, self._think, tuple(self._messages), place.text, place.known, pending)
+        state, pending = self._read(self._point)
+        point = self._point
+        stored = Stored(self.format.name, self._think, tuple(self._messages), point.text, point.known, pending)
         storage.save(Path(path), state, stored, self._start)
 
     def load(self, path: str | Path) -> None:
@@ -191,44 +191,44 @@ class Chat:
         self.think = stored.think if stored.think in self.format.think_modes else "off"
         self._start = storage.matching(began_with, [self._start, self._model.new_state()])
         self._messages, self._turns = list(stored.messages), []
-        self._place = Place(state, stored.pending, stored.text, stored.known)
+        self._point = Point(state, stored.pending, stored.text, stored.known)
 
     def _answer(self, begin: int, taken_back: int) -> Reply:
-        place, text = self._continued()
-        state, pending = self._read(place)
+        point, text = self._continued()
+        state, pending = self._read(point)
         state = state.copy()
-        prompt = pending + text[len(place.text) :].encode()
+        prompt = pending + text[len(point.text) :].encode()
         stops: tuple[str | bytes, ...] = (*self.format.stop, *self._more_stops)
         sampling = self.sampling if self.sampling.seed is None else self._with_seed(self.sampling, self.sampling.seed)
         stream = self._model.stream(prompt, state, max_tokens=self.max_tokens, sampling=sampling, stop=stops)
-        self._turns.append(Turn(begin, place))
+        self._turns.append(Turn(begin, point))
         self._replies += 1
         ended = partial(self._ended, state=state, text=text, taken_back=taken_back)
         self._open = Reply(stream, opening_of(text), state, ended)
         return self._open
 
-    def _continued(self) -> tuple[Place, str]:
-        """The text up to the answer, and from where on it is new: the last place, but for templates that rewrite the past."""
-        places = [self._place, *(turn.place for turn in reversed(self._turns)), Place(None, b"")]
-        for place in places:
-            text = self.format.continued(place.text, self._messages, place.known, self._think)
-            if text.startswith(place.text):
-                return place, text
-        raise AssertionError("every text begins with that of the last place, which is empty")
+    def _continued(self) -> tuple[Point, str]:
+        """The text up to the answer, and from where on it is new: the last point, but for templates that rewrite the past."""
+        points = [self._point, *(turn.point for turn in reversed(self._turns)), Point(None, b"")]
+        for point in points:
+            text = self.format.continued(point.text, self._messages, point.known, self._think)
+            if text.startswith(point.text):
+                return point, text
+        raise AssertionError("every text begins with that of the last point, which is empty")
 
     def _with_seed(self, sampling: Sampling, seed: int) -> Sampling:
         return replace(sampling, seed=(seed + self._replies) % SEEDS)
 
-    def _read(self, place: Place) -> tuple[State, bytes]:
+    def _read(self, point: Point) -> tuple[State, bytes]:
         """The state there, not to be changed, and the text that it has still to read."""
-        if place.state is not None:
-            return place.state, place.pending
+        if point.state is not None:
+            return point.state, point.pending
         start = self._start
         if start is None:
-            self._first_place()  # raises
+            self._first_point()  # raises
             raise AssertionError
         lead = BEHIND_A_TEXT if start.tokens_seen else ""
-        return start, (lead + place.text).encode()
+        return start, (lead + point.text).encode()
 
     def _ended(self, reply: Reply, *, state: State, text: str, taken_back: int) -> None:
         """Go on from where a reply ended; from before it, where it has not begun or the state is of no use."""
@@ -236,13 +236,13 @@ class Chat:
         turn = self._turns[-1]
         if reply.failed or (reply.finish_reason == "cancelled" and not reply.written):
             self._turns.pop()
-            self._place = turn.place
+            self._point = turn.point
             del self._messages[taken_back:]
             return
         self._messages.append(Message("assistant", reply.answer, reply.thinking))
-        self._place = Place(state, _whole_characters(reply.unseen), text + reply.written, len(self._messages))
+        self._point = Point(state, _whole_characters(reply.unseen), text + reply.written, len(self._messages))
         for old in self._turns[:-CHECKPOINTS]:
-            old.place = replace(old.place, state=None)
+            old.point = replace(old.point, state=None)
 
     def _settle(self) -> None:
         if self._open is not None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkv_edge.arch import UNUSED
 from rwkv_edge.auto import encoder
 from rwkv_edge.convert.encoding import cores
 from rwkv_edge.errors import InputError, ModelFileError
@@ -28,8 +29,6 @@ from rwkv_edge.weights.raw import RawFile, quoted
 from rwkv_edge.weights.tensor import Tensor, Weights
 
 PART = re.compile(r"(?:model\.)?(.+)\.(lora_A|lora_B|init_lora_A|init_lora_B|bone|disha)")
-RESCALED = re.compile(r"blocks\.(\d+)\.(?:att\.output|ffn\.value)\.weight")
-UNUSED = re.compile(r"blocks\.0\.att\.v[012]")  # of version 7: some files have them, others not
 TUNED = re.compile(r"blocks\.\d+\.att\.time_state")
 WEIGHTS_A_PRODUCT = 1 << 22  # at a time, as floats: 16 MB
 WEIGHTS_A_PART = 1 << 18  # that a thread encodes
@@ -62,7 +61,7 @@ def with_lora(weights: Weights, path: str | Path | None, alpha: float | None, in
     tensors = {**weights.tensors, **_replacements(weights, file, others)}
     for name, of_matrix in parts.items():
         patch = Patch(file.path, weights.path, _target(file, weights, tensors, name, of_matrix), of_matrix)
-        tensors[patch.target.name] = merged(patch, alpha, rescaling(weights, patch.target.name))
+        tensors[patch.target.name] = merged(patch, alpha, weights.hints.divisor(patch.target.name))
     return replace(weights, tensors=tensors, adapter=_digest(used, alpha))
 
 
@@ -123,17 +122,11 @@ def _replacements(weights: Weights, file: RawFile, others: Mapping[str, Tensor])
         if there is not None and there.shape != tensor.shape:
             expected = f"expected {list(there.shape)} as in {weights.path}"
             raise ModelFileError(f"{file.path}: tensor {quoted(name)} has shape {list(tensor.shape)}, {expected}")
-    return {name: _divided(tensor, rescaling(weights, name)) for name, tensor in ours.items()}
+    return {name: _divided(tensor, weights.hints.divisor(name)) for name, tensor in ours.items()}
 
 
 def _divided(tensor: Tensor, factor: float) -> Tensor:
     return tensor if factor == 1 else replace(tensor, format="f32", data=tensor.decode(np.float32) / np.float32(factor))
-
-
-def rescaling(weights: Weights, name: str) -> float:
-    """What the file's numbers of a matrix have been divided by (see `Hints`): a power of two."""
-    match, every = RESCALED.fullmatch(name), weights.hints.rescale_every_n_layers
-    return float(2 ** (int(match[1]) // every)) if match and every else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +184,7 @@ class Patch:
 
 
 def merged(patch: Patch, alpha: float | None, factor: float) -> Tensor:
-    """The matrix with the patch in it, in its own format. factor: see `rescaling`.
+    """The matrix with the patch in it, in its own format. factor: see `Hints.divisor`.
 
     Products are made in large pieces and by one thread, because BLAS brings its own threads; encoding is shared by all cores.
     """

@@ -15,7 +15,6 @@ from rwkv_edge.weights.tensor import Tensor, Weights
 
 DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 ALIGNMENT = 64  # of the first byte of data
-RESCALED = re.compile(r"blocks\.(\d+)\.(att\.output|ffn\.value)\.weight")
 # [1, 1, C] in BlinkDL's files, flat in ours; in version 4 and 5 the decay is not among them.
 WITH_LEADING_AXES = re.compile(
     r"blocks\.\d+\.(att|ffn)\.(time_mix_[a-z]|time_maa_[a-z]|x_[a-z])|blocks\.\d+\.att\.([wav]0|k_[ka])"
@@ -26,9 +25,8 @@ WEB_RWKV_VERSIONS = ("4", "5.2", "6", "7")
 
 def original_entries(weights: Weights, shape: ModelShape, mix: Mix) -> list[Entry]:
     """As BlinkDL's .pth has them: names, shapes and orientation; every tensor in the float format of `mix`."""
-    rescale = weights.hints.rescale_every_n_layers
     return [
-        Entry(tensor.name, tensor.shape, mix.matrices, (tensor,), _factor(tensor.name, rescale))
+        Entry(tensor.name, tensor.shape, mix.matrices, (tensor,), weights.hints.divisor(tensor.name))
         for tensor in _in_original_shape(weights, shape)
     ]
 
@@ -68,12 +66,6 @@ def _transposable(tensor: Tensor) -> Tensor:
     if FORMATS[tensor.format].is_float:
         return tensor
     return replace(tensor, format="f32", data=tensor.decode())
-
-
-def _factor(name: str, rescale: int) -> float:
-    """Undoes the division by 2 for every `rescale` layers that llama.cpp's version 6 files have."""
-    match = RESCALED.fullmatch(name)
-    return float(2 ** (int(match[1]) // rescale)) if match and rescale else 1.0
 
 
 def header(entries: Sequence[Entry]) -> bytes:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from rwkv_edge.errors import NotEnoughMemoryError
 from rwkv_edge.strategy.grammar import Part, Strategy
-from rwkv_edge.strategy.memory import Layer, Sizes, readable
+from rwkv_edge.strategy.memory import LayerWeights, Sizes, readable
 from rwkv_edge.strategy.notices import StrategyNotice
 from rwkv_edge.strategy.words import WEIGHT_FORMATS
 
@@ -28,9 +28,9 @@ def within_budget(strategy: Strategy, sizes: Sizes) -> Strategy:
     raise NotEnoughMemoryError(told)
 
 
-def streaming(resident: int, format: str | None, sizes: Sizes) -> list[Layer]:
+def streaming(resident: int, format: str | None, sizes: Sizes) -> list[LayerWeights]:
     """So many layers in a format and in memory, the others streamed."""
-    return [Layer(format) if i < resident else Layer(None, streamed=True) for i in range(len(sizes.layers(None)))]
+    return [LayerWeights(format) if i < resident else LayerWeights(None, streamed=True) for i in range(len(sizes.layers(None)))]
 
 
 def suggestion(device: str, memory: int, sizes: Sizes) -> str:

@@ -19,9 +19,9 @@ from rwkv_edge.strategy.budget import suggestion, within_budget
 from rwkv_edge.strategy.cut import Stage, cut
 from rwkv_edge.strategy.devices import backends_for, reader_in_place
 from rwkv_edge.strategy.grammar import ELSEWHERE, Part, Strategy
-from rwkv_edge.strategy.memory import Layer, Sizes, readable
+from rwkv_edge.strategy.memory import LayerWeights, Sizes, readable
 from rwkv_edge.strategy.notices import FallbackWarning, StrategyNotice
-from rwkv_edge.strategy.placement import places
+from rwkv_edge.strategy.placement import placements
 from rwkv_edge.strategy.split import Link, SplitExecutable
 from rwkv_edge.weights.mapping import is_mapped
 from rwkv_edge.weights.tensor import Tensor, absent
@@ -131,7 +131,7 @@ def _as_chosen(part: Part, backend: Backend) -> Part:
 
 def _seats(parts: Sequence[Part], backends: Sequence[Backend], n_places: int) -> list[Seat]:
     seats = []
-    for place in places(parts, n_places):
+    for place in placements(parts, n_places):
         part, backend = parts[place.part], backends[place.part]
         if place.streamed and not isinstance(backend, ReadsInPlace):
             backend = reader_in_place()
@@ -148,7 +148,7 @@ def _seats(parts: Sequence[Part], backends: Sequence[Backend], n_places: int) ->
 def _check_memory(seats: Sequence[Seat], sizes: Sizes) -> None:
     """Raises BackendError where the layers of backends that work in this machine's memory do not fit into it."""
     here = [_works_here(seat.backend) for seat in seats]
-    layers = [Layer(seat.weight_format, seat.streamed) for seat in seats]
+    layers = [LayerWeights(seat.weight_format, seat.streamed) for seat in seats]
     elsewhere = sum(sizes.layers(layer.format)[i] for i, layer in enumerate(layers) if not here[i])
     need, there = sizes.need(layers).total - elsewhere, available_memory()
     if need > there:

@@ -14,7 +14,7 @@ TOKENS_AT_ONCE = 512  # at most, see rwkv_edge/model.py
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class LayerWeights:
     """How a layer's matrices are to be: format: None: as stored.  streamed: as stored, and not kept in memory."""
 
     format: str | None = None
@@ -41,7 +41,7 @@ class Sizes:
         self.plan = plan
         self._layers: dict[str | None, list[int]] = {}
 
-    def need(self, layers: Sequence[Layer]) -> Need:
+    def need(self, layers: Sequence[LayerWeights]) -> Need:
         """What stays in memory, and of what is streamed the two largest neighbours: one in use, one on its way. The rows of an
         embedding that stays as stored are read when they are used."""
         sizes = [self.layers(layer.format)[i] * (not layer.streamed) for i, layer in enumerate(layers)]
@@ -54,7 +54,7 @@ class Sizes:
 
     def of_format(self, format: str | None) -> Need:
         """All layers in this format."""
-        return self.need([Layer(format)] * len(self.layers(None)))
+        return self.need([LayerWeights(format)] * len(self.layers(None)))
 
     def layers(self, format: str | None) -> list[int]:
         """Bytes of each layer's matrices, the embedding aside, and of the head's."""

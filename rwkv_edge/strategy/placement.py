@@ -11,14 +11,14 @@ from rwkv_edge.strategy.grammar import Part
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Placement:
     """part: index of the strategy's part that has this layer.  streamed: its weights are read from the file at every step."""
 
     part: int
     streamed: bool = False
 
 
-def places(parts: Sequence[Part], n_places: int) -> list[Place]:
+def placements(parts: Sequence[Part], n_places: int) -> list[Placement]:
     """One for each layer and the head, in their order."""
     resident = [0] * len(parts)
     left = n_places
@@ -36,7 +36,7 @@ def places(parts: Sequence[Part], n_places: int) -> list[Place]:
             left -= resident[i]
         resident[-1] += left
     return [
-        Place(i, at >= resident[i])
+        Placement(i, at >= resident[i])
         for i in range(len(parts))
         for at in range(resident[i] + streamed[i])
     ]

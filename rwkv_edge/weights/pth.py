@@ -15,7 +15,7 @@ from rwkv_edge.weights.mapping import map_file
 from rwkv_edge.weights.raw import RawFile, quoted, shape_problem
 from rwkv_edge.weights.tensor import FLOAT_STORAGE, Tensor
 from rwkv_edge.weights.torch_pickle import PickleRefused, StoredTensor, interpret
-from rwkv_edge.weights.zip_directory import Entry, read_directory, stored_bytes
+from rwkv_edge.weights.zip_directory import ZipEntry, read_directory, stored_bytes
 
 MAX_PICKLE_BYTES = 16 << 20  # a checkpoint of the largest RWKV has half a megabyte
 FORMATS_OF_DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
@@ -68,7 +68,7 @@ def _is_legacy(head: bytes) -> bool:
     return head.startswith(LEGACY_PICKLE_MAGIC) or head[TAR_MAGIC_AT : TAR_MAGIC_AT + 5] == TAR_MAGIC
 
 
-def _top_folder(path: Path, entries: dict[str, Entry]) -> str:
+def _top_folder(path: Path, entries: dict[str, ZipEntry]) -> str:
     """The folder that holds data.pkl, with its slash."""
     tops = [name.removesuffix("data.pkl") for name in entries if f"/{name}".endswith("/data.pkl")]
     if len(tops) != 1:
@@ -76,7 +76,7 @@ def _top_folder(path: Path, entries: dict[str, Entry]) -> str:
     return tops[0]
 
 
-def _interpret(path: Path, data: NDArray[np.uint8], entry: Entry) -> Any:
+def _interpret(path: Path, data: NDArray[np.uint8], entry: ZipEntry) -> Any:
     if entry.size > MAX_PICKLE_BYTES:
         raise ModelFileError(f"{path}: its data.pkl has {entry.size} bytes, expected at most {MAX_PICKLE_BYTES}")
     try:

@@ -1,4 +1,5 @@
 """A named weight as it lies in its file, and the set of them that makes a model."""
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from rwkv_edge.quant.decode import decode_blocks
 from rwkv_edge.quant.formats import FORMATS
 
+RESCALED = re.compile(r"blocks\.(\d+)\.(?:att\.output|ffn\.value)\.weight")
 FLOAT_STORAGE: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype("<u2")}
 
 
@@ -96,6 +98,11 @@ class Hints:
     layer_norm_eps: float = 1e-5
     rescale_every_n_layers: int = 0
     vocabulary: Sequence[str] | None = None
+
+    def divisor(self, name: str) -> float:
+        """What the file's numbers of this matrix have been divided by: a power of two."""
+        match, every = RESCALED.fullmatch(name), self.rescale_every_n_layers
+        return float(2 ** (int(match[1]) // every)) if match and every else 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ IN_ZIP64 = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ZipEntry:
     """One file in the archive: `size` bytes at `start` of the file when `method` is STORED."""
 
     name: str
@@ -50,7 +50,7 @@ class _Header:
     size: int
 
 
-def read_directory(path: Path, data: NDArray[np.uint8]) -> dict[str, Entry]:
+def read_directory(path: Path, data: NDArray[np.uint8]) -> dict[str, ZipEntry]:
     """Entry name -> place, in directory order. `data`: uint8, the whole file.
 
     Raises ModelFileError when the directory is damaged or cut off, an entry lies outside the file, or two overlap.
@@ -60,7 +60,7 @@ def read_directory(path: Path, data: NDArray[np.uint8]) -> dict[str, Entry]:
     if count > MAX_ENTRIES:
         raise ModelFileError(f"{path}: claims {count} zip entries, expected at most {MAX_ENTRIES}")
     headers: dict[str, _Header] = {}
-    entries: dict[str, Entry] = {}
+    entries: dict[str, ZipEntry] = {}
     extents: list[tuple[int, int, str]] = []
     at, end = start, start + size
     for _ in range(count):
@@ -81,7 +81,7 @@ def read_directory(path: Path, data: NDArray[np.uint8]) -> dict[str, Entry]:
     return entries
 
 
-def stored_bytes(path: Path, data: NDArray[np.uint8], entry: Entry) -> NDArray[np.uint8]:
+def stored_bytes(path: Path, data: NDArray[np.uint8], entry: ZipEntry) -> NDArray[np.uint8]:
     """The bytes of an entry as a view; it must be stored, not compressed."""
     if entry.encrypted or entry.method != STORED:
         how = "encrypted" if entry.encrypted else f"compressed (zip method {entry.method})"
@@ -140,7 +140,7 @@ def _central_entry(path: Path, view: memoryview, at: int, end: int) -> tuple[_He
     return _Header(name, method, bool(flags & ENCRYPTED), start, packed), next_record
 
 
-def _local_entry(path: Path, view: memoryview, header: _Header) -> Entry:
+def _local_entry(path: Path, view: memoryview, header: _Header) -> ZipEntry:
     """The entry with its place, which only the local header tells."""
     magic, _, _, _, _, _, _, _, _, name_size, extra_size = LOCAL.unpack_from(view, header.start)
     name_start = header.start + LOCAL.size
@@ -149,7 +149,7 @@ def _local_entry(path: Path, view: memoryview, header: _Header) -> Entry:
         raise ModelFileError(f"{path}: zip entry {quoted(header.name)} is not where the directory says it is")
     if start + header.size > len(view):
         raise ModelFileError(f"{path}: zip entry {quoted(header.name)} has {header.size} bytes, more than the file holds")
-    return Entry(header.name, header.method, header.encrypted, start, header.size)
+    return ZipEntry(header.name, header.method, header.encrypted, start, header.size)
 
 
 def _zip64_extra(extra: bytes) -> list[int]:

@@ -19,7 +19,7 @@ from rwkv_edge.machine import memory as system_memory
 from rwkv_edge.plan import Embed, MatMul
 from rwkv_edge.strategy import WEIGHT_FORMATS, StrategyNotice, parse
 from rwkv_edge.strategy.budget import SMALLER, streaming
-from rwkv_edge.strategy.memory import Layer, Sizes, readable
+from rwkv_edge.strategy.memory import LayerWeights, Sizes, readable
 from rwkv_edge.weights import open_weights
 from tests.checkpoints.pth import write_pth
 from tests.checkpoints.tiny import VERSIONS, tiny
@@ -58,16 +58,16 @@ def test_what_is_streamed_counts_as_two_layers(sizes: Sizes) -> None:
     """Those that are in memory together at the worst time."""
     stored = sizes.layers(None)
     n = len(stored)
-    apart = sizes.need([Layer(None, streamed=True)] * n).weights - sizes.vectors
+    apart = sizes.need([LayerWeights(None, streamed=True)] * n).weights - sizes.vectors
     assert apart == max(a + b for a, b in zip(stored, [*stored[1:], stored[0]], strict=True))
-    half = sizes.need([Layer("q8_0", i >= 3) for i in range(n)]).weights - sizes.vectors
+    half = sizes.need([LayerWeights("q8_0", i >= 3) for i in range(n)]).weights - sizes.vectors
     assert half == sum(sizes.layers("q8_0")[:3]) + max(stored[i] + stored[i + 1] for i in range(3, n - 1))
 
 
 def test_a_budget_takes_the_best_that_fits(path: Path, sizes: Sizes) -> None:
     need_backend("cpu")
     q8, q4 = (sizes.of_format(WEIGHT_FORMATS[word][0]).total for word in SMALLER)
-    least = sizes.need([Layer(None, streamed=True)] * len(sizes.layers(None))).total
+    least = sizes.need([LayerWeights(None, streamed=True)] * len(sizes.layers(None))).total
     expected = {
         sizes.of_format(None).total: "weights as stored fit",
         sizes.of_format(None).total - 1: "weights in q8 fit",
@@ -112,7 +112,7 @@ def test_too_little_memory_is_found_before_it_is_taken(
 
 
 def test_what_is_suggested_works(path: Path, sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> None:
-    least = sizes.need([Layer(None, streamed=True)] * len(sizes.layers(None))).total
+    least = sizes.need([LayerWeights(None, streamed=True)] * len(sizes.layers(None))).total
     monkeypatch.setattr(AVAILABLE, lambda: least)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -5,12 +5,12 @@ The expected numbers are what its own code (0.8.30) gives; it was compared on 20
 import pytest
 
 from rwkv_edge.strategy import parse
-from rwkv_edge.strategy.placement import places
+from rwkv_edge.strategy.placement import placements
 
 
 def described(text: str, n_layer: int) -> str:
     """The part of each layer and of the head, "+" behind those that are streamed."""
-    return " ".join(f"{place.part}{'+' * place.streamed}" for place in places(parse(text).parts, n_layer + 1))
+    return " ".join(f"{place.part}{'+' * place.streamed}" for place in placements(parse(text).parts, n_layer + 1))
 
 
 @pytest.mark.parametrize(
