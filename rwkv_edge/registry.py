@@ -46,7 +46,7 @@ def _install_command(point: "EntryPoint") -> str:
 def usable(name: str) -> Backend:
     """The backend called `name`, ready to compile. Raises BackendError with its own reason when it cannot work here."""
     backend = load(name)
-    found = availability(name)
+    found = _asked(backend)
     if not found.available:
         raise BackendError(f"backend {name!r} cannot work here: {found.reason}")
     return backend
@@ -55,9 +55,14 @@ def usable(name: str) -> Backend:
 def availability(name: str) -> Availability:
     """Whether `name` can work here, as a value instead of an exception."""
     try:
-        return load(name).availability()
+        return _asked(load(name))
     except BackendError as error:
         return Availability(False, str(error))
+
+
+def _asked(backend: Backend) -> Availability:
+    try:
+        return backend.availability()
     except Exception as error:  # a third party's, as above
         return Availability(False, f"it fails when asked whether it can: {type(error).__name__}: {error}")
 

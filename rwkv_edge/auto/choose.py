@@ -16,7 +16,7 @@ def candidates() -> Iterator[Backend]:
         except BackendError as error:
             reasons.append(str(error))
             continue
-        if registry.availability(name).automatic:
+        if backend.availability().automatic:
             found = True
             yield backend
     if not found:

@@ -30,10 +30,14 @@ def _chosen(part: Part) -> tuple[Backend, str]:
     if part.device in ELSEWHERE:
         backend = _gpu_or_best()
         return backend, f"{part.device} is {backend.name} on this machine"
-    availability = registry.availability(part.device)
-    if not availability.available and (name := _stand_in(part.device)):
-        return _on_device(registry.usable(name), part), f"{part.device} is {name} on this machine: {availability.reason}"
-    return _on_device(registry.usable(part.device), part), ""
+    try:
+        backend = registry.usable(part.device)
+    except BackendError:
+        if (name := _stand_in(part.device)) is None:
+            raise
+        reason = registry.availability(part.device).reason
+        return _on_device(registry.usable(name), part), f"{part.device} is {name} on this machine: {reason}"
+    return _on_device(backend, part), ""
 
 
 def _stand_in(device: str) -> str | None:
