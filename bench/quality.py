@@ -18,7 +18,7 @@ from bench.random_weights import recipes
 from bench.sizes import Sizes
 from bench.table import RESULTS, Row, report
 from rwkv_edge import quantize
-from rwkv_edge.convert import MIXES, Mix
+from rwkv_edge.convert.mix import MIXES, Mix
 from rwkv_edge.demo import MODEL_PATH
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights import open_weights
