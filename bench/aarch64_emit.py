@@ -1,5 +1,4 @@
 """Assembly of the CPU backend's inner loops for a given ARM core, on any host: LLVM makes it, nothing runs."""
-# mypy: disable-error-code="attr-defined"
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature

@@ -29,12 +29,13 @@ def measure(path: Path, chosen: argparse.Namespace, notes: list[str]) -> list[Ro
     facts, counts = model_facts(path), thread_counts(chosen)
     with opened(chosen, facts, counts, notes) as remotes, Remote("bandwidth", path, 1, {}) as reader:
 
-        def rate(contender: Remote | int) -> float:
+        def measured(contender: Remote | int) -> float:
             if isinstance(contender, int):
                 return float(reader.call("read", threads=contender))
             return decode_rate(contender, facts, chosen.tokens)
 
-        rates = interleave([*counts, *remotes], rate, chosen.rounds)
+        contenders: list[Remote | int] = [*counts, *remotes]
+        rates = interleave(contenders, measured, chosen.rounds)
         read = dict(zip(counts, rates, strict=False))
         memory = [remote.call("memory") for remote in remotes]
     rates = rates[len(counts) :]

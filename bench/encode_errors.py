@@ -41,7 +41,7 @@ def error(encode: Encoder, format: str, x: Floats, importance: Floats | None) ->
 def ratios(format: str, matrices_by_name: dict[str, Floats]) -> Row:
     row: Row = {"format": format}
     for name, x in matrices_by_name.items():
-        importance = np.random.default_rng(1).exponential(size=x.shape[1]).astype(np.float32)
+        importance = np.random.default_rng(1).exponential(size=(x.shape[1],)).astype(np.float32)
         for label, columns in ((name, None), (f"{name}, importance", importance)):
             ours, theirs = (error(encode, format, x, columns) for encode in (auto.encoder(), reference_encoder.encode))
             row[label] = f"{ours / theirs:.3f}"

@@ -23,7 +23,7 @@ def divergence(formats: list[str], texts: list[str]) -> list[Row]:
         encoders["reference"] = reference_encoder.encode
     for format in formats:
         found = {name: text.score(_through(encode, format, weights)) for name, encode in encoders.items()}
-        row: Row = {"format": format} | {f"KL {name}": f"{score.kl_mean:.6f}" for name, score in found.items()}
+        row: Row = {"format": format, **{f"KL {name}": f"{score.kl_mean:.6f}" for name, score in found.items()}}
         rows.append(row | (ratios(found["ours"], found["reference"]) if "reference" in found else {}))
     return rows
 

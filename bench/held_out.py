@@ -11,7 +11,7 @@ from rwkv_edge import auto
 from rwkv_edge.arch import build_plan
 from rwkv_edge.backend import Batch
 from rwkv_edge.demo import MODEL_PATH
-from rwkv_edge.evaluation.quality import log_softmax
+from rwkv_edge.text.scoring import log_softmax
 from rwkv_edge.weights import open_weights
 from rwkv_edge.weights.tensor import Tensor, Weights
 

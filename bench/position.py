@@ -28,7 +28,7 @@ def measure(path: Path, chosen: argparse.Namespace, notes: list[str]) -> list[Ro
             def seconds(contender: tuple[Remote, str]) -> float:
                 remote, name = contender
                 remote.call("recall", name=name)
-                return float(remote.call("steps", tokens=facts.tokens(chosen.tokens))) / chosen.tokens
+                return float(remote.call("steps", tokens=facts.tokens(chosen.tokens)) / chosen.tokens)
 
             near, far = interleave([(remote, "near"), (remote, "far")], seconds, chosen.rounds)
             rows.append(

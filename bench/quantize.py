@@ -20,7 +20,7 @@ from bench.table import Row, report
 from rwkv_edge.weights import open_weights
 
 TYPES = "q8_0,q4_0,q4_k_m,q5_k_m,q6_k,q3_k_m,q2_k,iq4_xs,iq3_s"
-ALONE = "import rwkv_edge.registry as r, numpy as n; r.encoder()('q4_0', n.ones((1, 256), n.float32))"
+ALONE = "import numpy as n; from rwkv_edge import auto; auto.encoder()('q4_0', n.ones((1, 256), n.float32))"
 
 
 def measured(command: list[str]) -> tuple[float, float]:

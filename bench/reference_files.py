@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.encode_kl import ratios
 from bench.held_out import HeldOut
-from bench.quantize import quantize as llama_quantize
+from bench.llama_quantize import quantize as llama_quantize
 from bench.table import Row, report
 from rwkv_edge import quantize
 from rwkv_edge.demo import MODEL_PATH

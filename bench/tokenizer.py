@@ -73,7 +73,8 @@ def official() -> Callable[[bytes], list[int]] | None:
     except ImportError:
         return None
     vocabulary = Path(rwkv_tokenizer.__file__).with_name("rwkv_vocab_v20230424.txt")
-    return rwkv_tokenizer.TRIE_TOKENIZER(str(vocabulary)).encodeBytes
+    encode: Callable[[bytes], list[int]] = rwkv_tokenizer.TRIE_TOKENIZER(str(vocabulary)).encodeBytes
+    return encode
 
 
 def loading() -> float:

@@ -1,4 +1,6 @@
 """The NumPy backend: the definition of every op, always available, in float32 or (for goldens) float64."""
+from typing import Any
+
 import numpy as np
 
 from rwkv_edge.backend import Availability, Device, Executable, Traits
@@ -7,7 +9,7 @@ from rwkv_edge.machine.memory import total_memory
 from rwkv_edge.plan import Op, Plan
 from rwkv_edge_numpy.executable import NumpyExecutable
 
-PRECISIONS = {None: np.float32, "fp32": np.float32, "fp64": np.float64}
+PRECISIONS: dict[str | None, type[np.floating[Any]]] = {None: np.float32, "fp32": np.float32, "fp64": np.float64}
 
 
 class NumpyBackend:

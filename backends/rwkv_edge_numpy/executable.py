@@ -9,7 +9,7 @@ from rwkv_edge import plan as p
 from rwkv_edge.backend import Batch
 from rwkv_edge_numpy import ops
 
-Array = NDArray[Any]
+Array = NDArray[np.floating[Any]]
 ROWS_AT_ONCE = 4 << 20  # weights decoded at a time when a matrix is not kept as floats: 16 MB of float32
 
 
@@ -44,7 +44,7 @@ class NumpyExecutable:
         return [values[buffer.index] for buffer in self.plan.results]
 
     def _cast_vectors(self, op: p.Op) -> p.Op:
-        vectors = {
+        vectors: dict[str, Any] = {
             name: value.astype(self.dtype)
             for name in op.__dataclass_fields__
             if isinstance(value := getattr(op, name), np.ndarray)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rwkv_edge.plan import DECAY7_SCALE, ActivationKind, Slot
 
-Array = NDArray[Any]
+Array = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,9 @@ class Segments:
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * weight + bias
+    centred: Array = x - x.mean(-1, keepdims=True)
+    normalized: Array = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
+    return normalized * weight + bias
 
 
 def group_norm(x: Array, weight: Array, bias: Array, n_head: int, eps: float) -> Array:
@@ -43,7 +44,7 @@ def group_norm(x: Array, weight: Array, bias: Array, n_head: int, eps: float) ->
 
 def l2_normalize(x: Array, n_head: int, eps: float) -> Array:
     heads = x.reshape(len(x), n_head, -1)
-    norm = np.sqrt((heads**2).sum(-1, keepdims=True))
+    norm: Array = np.sqrt((heads**2).sum(-1, keepdims=True))
     return (heads / np.maximum(norm, eps)).reshape(x.shape)
 
 
@@ -67,7 +68,8 @@ def matmul(x: Array, weight: Array) -> Array:
 def sigmoid(x: Array) -> Array:
     # exp(-|x|) cannot overflow; both branches are 1 / (1 + exp(-x)).
     small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1, small) / (1 + small)
+    y: Array = np.where(x >= 0, 1, small) / (1 + small)
+    return y
 
 
 ACTIVATIONS: dict[ActivationKind, Callable[[Array], Array]] = {
@@ -120,5 +122,5 @@ def wkv7(
 
 
 def head_bonus(r: Array, k: Array, v: Array, weight: Array, n_head: int) -> Array:
-    products = (r * k * weight).reshape(len(r), n_head, -1).sum(-1, keepdims=True)
+    products: Array = (r * k * weight).reshape(len(r), n_head, -1).sum(-1, keepdims=True)
     return (products * v.reshape(len(v), n_head, -1)).reshape(v.shape)

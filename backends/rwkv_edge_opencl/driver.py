@@ -90,7 +90,7 @@ class OpenClDriver:
             raise BackendError(f"{self.name} is out of memory: it {refused}")
         with self._explained(refused, kind_of_allocation):
             memory = cl.Buffer(self._device.context, self._usage, size)
-            cl.enqueue_fill(self.queue, memory, np.uint32(0), size)
+            cl.enqueue_fill(self.queue, memory, np.zeros(1, np.uint32), size)
         self._memories[memory] = size
         return memory
 
@@ -139,7 +139,7 @@ class OpenClDriver:
         """A part of memory that the device shares with the host, when all is done that was launched before."""
         with self._explained(failing):
             start = time.perf_counter()
-            array, _ = cl.enqueue_map_buffer(self.queue, memory, how, offset, (nbytes,), np.uint8)
+            array, _ = cl.enqueue_map_buffer(self.queue, memory, how, offset, (nbytes,), np.dtype(np.uint8))
             self.waited += time.perf_counter() - start
         self._waiting.clear()
         try:

@@ -70,7 +70,8 @@ class Opened:
         try:
             return cl.Program(self.context, source).build(options=self._options)
         except (OSError, KeyError):  # its cache cannot be used (2026.1 trips over its own report of that)
-            return cl.Program(self.context, source).build(options=self._options, cache_dir=False)
+            uncached: Any = False  # which its hints do not list
+            return cl.Program(self.context, source).build(options=self._options, cache_dir=uncached)
 
 
 OPENED = OpenDevices(Opened)

@@ -52,7 +52,7 @@ class WebGpuDriver:
     @property
     def live(self) -> int:
         """Bytes that are allocated."""
-        return sum(memory.size for memory in self._memories) + self._staging.nbytes
+        return sum(int(memory.size) for memory in self._memories) + self._staging.nbytes
 
     @property
     def waited(self) -> float:

@@ -1,5 +1,4 @@
 """What Numba's language lacks: memory by address, atomics, calls by address, bit casts."""
-# mypy: allow-untyped-defs, allow-untyped-calls
 import sys
 import time
 from typing import Any

@@ -9,7 +9,6 @@
 The program builder names them: kernel_name("kernels.elementwise.add"), kernel_name("kernels.quantized.row_kernel", format). An
 image holds nothing of Numba's: a kernel cannot raise, allocate or call Python, and of the system only what system.py lists.
 """
-# mypy: allow-untyped-calls, allow-untyped-decorators, disable-error-code="assignment, misc, call-overload"
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass

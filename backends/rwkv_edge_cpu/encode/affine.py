@@ -1,5 +1,4 @@
 """The search of quant/encode/affine.py, compiled."""
-# mypy: allow-untyped-defs
 import numpy as np
 
 from rwkv_edge.quant.encode.affine import SINGULAR

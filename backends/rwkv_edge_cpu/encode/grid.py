@@ -1,5 +1,4 @@
 """What formats with a grid need beyond the search in encode_symmetric.py: quant/encode/codebook.py, compiled."""
-# mypy: allow-untyped-defs
 import numpy as np
 
 from rwkv_edge_cpu.code.intrinsics import floats, int32s, uint8s, uint16s

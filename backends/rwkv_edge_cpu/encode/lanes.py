@@ -5,7 +5,6 @@ LANES runs are worked on at once, g of block b in lane g * blocks + b, in one ar
 weights at f[0], what their errors count at f[N], codes at f[2 * N], each [size, LANES], then arrays of LANES floats. All inner
 loops go along the lanes and, with places that are known when they are compiled, become vector instructions.
 """
-# mypy: allow-untyped-defs
 from collections.abc import Callable
 from typing import Any
 

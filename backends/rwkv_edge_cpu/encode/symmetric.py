@@ -1,5 +1,4 @@
 """The search of quant/encode/symmetric.py and codebook.py, compiled."""
-# mypy: allow-untyped-defs
 import numpy as np
 
 from rwkv_edge_cpu.code.intrinsics import floats, int16s, int64s, uint8s, uint16s

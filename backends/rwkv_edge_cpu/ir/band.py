@@ -4,7 +4,6 @@ are taken apart in registers, on the way into the product.
 What the bytes of a row are is found by shifts and masks, alike in each word of four bytes. So the words are transposed as they
 lie, packed, and only then taken apart: those of all rows at once, scales too.
 """
-# mypy: allow-untyped-defs, allow-untyped-calls
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -1,5 +1,4 @@
 """Blocks of each format taken apart, as LLVM IR: weights as bytes, a vector at a time, and scales. See rwkv_edge.quant."""
-# mypy: allow-untyped-defs, allow-untyped-calls
 from llvmlite import ir
 
 from rwkv_edge_cpu.ir.dot import join

@@ -1,5 +1,4 @@
 """Blocks whose codes index a table, as LLVM IR: IQ4_NL, IQ4_XS, IQ3_XXS, IQ3_S. See rwkv_edge.quant.iq."""
-# mypy: allow-untyped-defs, allow-untyped-calls
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -3,7 +3,6 @@
 y[c] = sum over i < n of x[i] * weight[i, c] for c < count. Row i of the weights is at source + i * stride, its weights one
 behind the other, and the rows should be read in the order in which they lie: the memory system sees streams, not columns.
 """
-# mypy: allow-untyped-defs, allow-untyped-calls
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any

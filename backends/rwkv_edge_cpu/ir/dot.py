@@ -1,17 +1,18 @@
 """The integer product that all block formats share: four bytes times four bytes, added to an int32, in every lane."""
-# mypy: allow-untyped-defs, allow-untyped-calls
+from collections.abc import Iterable
+
 from llvmlite import ir
 
 from rwkv_edge_cpu.code.isa import Isa
 from rwkv_edge_cpu.ir.vector import I16, I32, call, constant, vector
 
 
-def indices(numbers) -> ir.Constant:
-    numbers = list(numbers)
-    return ir.Constant(vector(I32, len(numbers)), numbers)
+def indices(numbers: Iterable[int]) -> ir.Constant:
+    places = list(numbers)
+    return ir.Constant(vector(I32, len(places)), places)
 
 
-def pick(b: ir.IRBuilder, x: ir.Value, numbers) -> ir.Value:
+def pick(b: ir.IRBuilder, x: ir.Value, numbers: Iterable[int]) -> ir.Value:
     """The elements of x at these positions."""
     return b.shuffle_vector(x, ir.Constant(x.type, ir.Undefined), indices(numbers))
 

@@ -4,7 +4,6 @@ An entry is four digits of 3 bits, the levels' places, the first in the lowest b
 become the low bytes of its entries by tables of 128 bytes, then their upper halves by tables of half as many; a byte for each
 weight is cut from them and, by its lowest bits, becomes its magnitude.
 """
-# mypy: allow-untyped-defs, allow-untyped-calls
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any

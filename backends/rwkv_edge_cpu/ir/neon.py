@@ -1,5 +1,4 @@
 """Tile products on ARM, as LLVM IR: a token's words come 16 bytes at a time, and each is taken out by the multiplication."""
-# mypy: allow-untyped-defs, allow-untyped-calls
 from llvmlite import ir
 
 from rwkv_edge_cpu.code.isa import Isa

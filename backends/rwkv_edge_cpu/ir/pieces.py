@@ -3,7 +3,6 @@
 A code vector holds as many pieces as the machine's byte product takes. A block of 256 weights fills several vectors one after
 the other; of blocks of 32 a vector takes the same piece of each, so that whatever belongs to a block is alike in four lanes.
 """
-# mypy: allow-untyped-defs, allow-untyped-calls
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,5 +1,4 @@
 """Rows of plain floats times float32 x, as LLVM IR."""
-# mypy: allow-untyped-defs, allow-untyped-calls
 from itertools import chain
 from typing import Any
 

@@ -1,5 +1,4 @@
 """A few rows of plain floats times a few rows of x, as LLVM IR: lanes are neighbours in a row, summed at the end."""
-# mypy: allow-untyped-defs, allow-untyped-calls
 from typing import Any
 
 from llvmlite import ir

@@ -13,7 +13,6 @@ as the weight format has under one scale:
 Many activation rows lie in panels instead, one for every TILE_WIDTH numbers: of all rows the same ones, row after row, and only
 what tiles take: bytes, scales, sums, origins. So what a tile meets lies together.
 """
-# mypy: allow-untyped-defs, allow-untyped-calls
 from typing import Any
 
 from llvmlite import ir

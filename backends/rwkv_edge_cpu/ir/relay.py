@@ -1,5 +1,4 @@
 """Taking a file's blocks apart and turning rows into columns, as LLVM IR: it becomes what shape/key_major.py describes."""
-# mypy: allow-untyped-defs, allow-untyped-calls
 from typing import Any
 
 from llvmlite import ir
@@ -8,9 +7,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from rwkv_edge.quant.formats import FORMATS
-from rwkv_edge_cpu.ir.column import prefetch
 from rwkv_edge_cpu.ir.quantized import BLOCKS, product_bytes
-from rwkv_edge_cpu.ir.vector import I8, I16, I32, I64, Target, call, constant, load, offset, store, vector
+from rwkv_edge_cpu.ir.vector import I8, I16, I32, I64, Target, call, constant, load, offset, prefetch, store, vector
 from rwkv_edge_cpu.shape.codes import RUN
 from rwkv_edge_cpu.shape.key_major import KeyMajor, key_major
 
@@ -43,6 +41,7 @@ def block_apart(format: str) -> Any:
                 store(b, found, offset(b, codes, RUN * run))
             if lies.unit:
                 for scales in (parts.scales, parts.offsets)[: len(lies.fields)]:
+                    assert scales is not None
                     counts = b.fptosi(b.fmul(scales, constant(scales.type, 1 / lies.unit)), vector(I8, lies.groups))
                     for i in range(lies.groups):
                         store(b, b.extract_element(counts, ir.Constant(I32, i)), place)

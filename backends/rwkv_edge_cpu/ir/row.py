@@ -4,7 +4,6 @@ For one activation row, rows are read one after the other, as they lie: several 
 memory system, which expects a single stream, then delivers half as much. For a few, whose products take longer than the memory,
 both are shared: what a vector of weights is unpacked to, and where registers suffice what is loaded of the activations.
 """
-# mypy: allow-untyped-defs, allow-untyped-calls
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from numba.extending import intrinsic
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu.code import isa
 from rwkv_edge_cpu.ir.dot import dot, indices, pick
-from rwkv_edge_cpu.ir.pieces import PIECE, RUN, BlockFormat
+from rwkv_edge_cpu.ir.pieces import BlockFormat
 from rwkv_edge_cpu.ir.quantized import BLOCKS, part_of, product_bytes
 from rwkv_edge_cpu.ir.vector import (
     F32,
@@ -35,7 +34,7 @@ from rwkv_edge_cpu.ir.vector import (
     sum_of_lanes,
     vector,
 )
-from rwkv_edge_cpu.shape.codes import PAIRS, PIECES, SCALES, STARTS, SUMS, zero_of
+from rwkv_edge_cpu.shape.codes import PAIRS, PIECE, PIECES, RUN, SCALES, STARTS, SUMS, zero_of
 
 AHEAD = 8192  # bytes: beyond the page, at whose end the memory system stops by itself
 AT_ONCE = 128  # weights at least: enough work that does not wait for other work

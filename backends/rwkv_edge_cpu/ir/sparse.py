@@ -5,7 +5,6 @@ The vector's other keys are listed group by group, four at a time; a group has r
     indices  uint8 [n]: which key of its group; where a four is not full, the group's first one again
     values   int8 or float32 [n]: the activation, 0 where a four is not full
 """
-# mypy: allow-untyped-defs, allow-untyped-calls
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,6 @@ from numba.extending import intrinsic
 
 from rwkv_edge_cpu.code import isa
 from rwkv_edge_cpu.ir.codebook import look_up
-from rwkv_edge_cpu.ir.column import prefetch
 from rwkv_edge_cpu.ir.dot import dot
 from rwkv_edge_cpu.ir.quantized import part_of
 from rwkv_edge_cpu.ir.vector import (
@@ -33,6 +31,7 @@ from rwkv_edge_cpu.ir.vector import (
     load_f16,
     multiply_add,
     offset,
+    prefetch,
     splat,
     store,
     vector,

@@ -2,7 +2,6 @@
 
 A tile holds isa.rows rows of TILE_WIDTH weights: codes [k / 4, row, 4] as bytes, scales and offsets [group, row] as float32.
 """
-# mypy: allow-untyped-defs, allow-untyped-calls
 from typing import Any
 
 from llvmlite import ir
@@ -14,10 +13,9 @@ from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu.code import isa
 from rwkv_edge_cpu.ir.dot import dot, join
 from rwkv_edge_cpu.ir.neon import NEON, add_words
-from rwkv_edge_cpu.ir.pieces import RUN
 from rwkv_edge_cpu.ir.quantized import BLOCKS, product_bytes
 from rwkv_edge_cpu.ir.vector import F32, I8, I32, I64, Target, at, constant, load, multiply_add, offset, splat, store, vector
-from rwkv_edge_cpu.shape.codes import zero_of
+from rwkv_edge_cpu.shape.codes import RUN, zero_of
 
 SQUARE = 4  # words, of as many rows
 

@@ -2,7 +2,6 @@
 
 The vector length follows from the CPU features that Numba compiles for, which are part of its cache key.
 """
-# mypy: allow-untyped-defs, allow-untyped-calls
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

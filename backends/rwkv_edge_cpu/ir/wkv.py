@@ -2,7 +2,6 @@
 
 For heads whose size is a multiple of the vector length and of four; the state stays in the first cache from token to token.
 """
-# mypy: allow-untyped-defs, allow-untyped-calls
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils

@@ -4,7 +4,6 @@ decode(source, stride_out, stride_in, rows, n, target, target_stride): target[i,
 Strides in bytes: row i begins at source + i * stride_out; along a row, a block (one weight, of plain floats) begins
 stride_in behind the one before. n is a multiple of the block size.
 """
-# mypy: allow-untyped-defs, disable-error-code="call-arg"
 from functools import cache
 
 from rwkv_edge_cpu.code.intrinsics import floats

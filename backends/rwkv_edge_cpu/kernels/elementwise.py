@@ -2,7 +2,6 @@
 
 All share the same fixed division of the elements between threads, so that one may follow another without a barrier.
 """
-# mypy: allow-untyped-defs, disable-error-code="call-arg"
 from rwkv_edge_cpu.code.intrinsics import as_float64, floats, int64s
 from rwkv_edge_cpu.code.jit import Kernel, inlined, kernel
 from rwkv_edge_cpu.kernels.math32 import F, decay7, exp_neg_exp, relu_squared, sigmoid, silu, tanh

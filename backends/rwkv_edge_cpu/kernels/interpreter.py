@@ -1,5 +1,4 @@
 """The compiled walk over the records: every thread runs `walk` once per step, and all meet at barriers."""
-# mypy: allow-untyped-defs, disable-error-code="call-arg"
 from rwkv_edge_cpu.code.intrinsics import call_kernel, clock, fetch_add, int64s, load_acquire, pause, yield_core
 from rwkv_edge_cpu.code.jit import inlined, walker
 from rwkv_edge_cpu.code.system import CLOCK_TICKS

@@ -1,5 +1,4 @@
 """exp and its relatives in float32, written so that loops over them become vector instructions; the same bits on every CPU."""
-# mypy: allow-untyped-defs, disable-error-code="call-arg"
 import math
 
 import numpy as np

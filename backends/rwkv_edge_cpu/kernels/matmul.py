@@ -3,8 +3,8 @@
 Weights that lie row by row are multiplied as they are; others are decoded first, some rows at a time, into memory of this
 thread. All rows x that are multiplied at a time meet a block of weights before the next ones do: both stay in the first cache.
 """
-# mypy: allow-untyped-defs, disable-error-code="call-arg"
 from functools import cache
+from typing import Any
 
 from rwkv_edge_cpu.code.intrinsics import call_decode, floats, int64s
 from rwkv_edge_cpu.code.jit import REDUCTION, Kernel, inlined, kernel, specialized
@@ -94,7 +94,7 @@ def matmul_decoded(record, frame, scratch, begin, end):
 
 
 @cache
-def _multiply(format: str):
+def _multiply(format: str) -> Any:
     names = {"tile": plain_tile(format), "weight_at": weight(format)}
     return inlined(specialized(multiply_rows, format, **names))
 

@@ -2,7 +2,6 @@
 
 `row_kernel` for weights that lie row by row, `column_kernel` for transposed views (LoRA), a sum of x[i] * weight[:, i].
 """
-# mypy: allow-untyped-defs, disable-error-code="call-arg"
 from functools import cache
 
 from rwkv_edge_cpu.code.intrinsics import int64s

@@ -1,5 +1,4 @@
 """Ops that look at a row or at a head of it. Units: heads, row after row (a row without heads is one head)."""
-# mypy: allow-untyped-defs, disable-error-code="call-arg"
 import math
 
 from rwkv_edge_cpu.code.intrinsics import as_float64, floats, int64s

@@ -2,7 +2,6 @@
 
 One function per format, made when it is first used from the templates here: the same code around another format's intrinsics.
 """
-# mypy: allow-untyped-defs, disable-error-code="call-arg"
 from functools import cache
 
 from rwkv_edge_cpu.code import isa

@@ -1,5 +1,4 @@
 """Ops that move rows."""
-# mypy: allow-untyped-defs, disable-error-code="call-arg"
 from rwkv_edge_cpu.code.intrinsics import call_decode, floats, int32s, int64s
 from rwkv_edge_cpu.code.jit import kernel
 from rwkv_edge_cpu.shape.layout import (

@@ -3,7 +3,6 @@
 The matrix is re-laid by key (shape/key_major.py) when such rows come, tile by tile, by the threads that need the tiles, and one
 matrix a step; until then, and for rows with few zeros, the memory of the copy is not touched. Units: outputs, whole tiles.
 """
-# mypy: allow-untyped-defs, disable-error-code="call-arg"
 from functools import cache
 
 from rwkv_edge_cpu.code.intrinsics import call_kernel, floats, int32s, int64s
@@ -40,7 +39,7 @@ from rwkv_edge_cpu.shape.layout import (
 
 # The templates' globals, see `jit.specialized`.
 BLOCK_SIZE = BLOCK_BYTES = GROUP_SIZE = LANES = HALVES = HEADER = TILE_BLOCK = 0
-apart = turn = product = lambda *_: None
+apart = turn = product = lambda *_: 0
 
 
 def _key_list(group, plain):

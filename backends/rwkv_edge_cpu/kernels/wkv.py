@@ -1,5 +1,4 @@
 """The recurrences. Each unit belongs to one sequence, so its part of the state is touched by one thread."""
-# mypy: allow-untyped-defs, disable-error-code="call-arg"
 from rwkv_edge_cpu.code.intrinsics import floats, int64s
 from rwkv_edge_cpu.code.jit import REDUCTION, inlined, kernel
 from rwkv_edge_cpu.ir.vector import vector_lanes

@@ -1,0 +1,42 @@
+"""Imports go one way. Which room may import which says pyproject.toml, and `lint-imports` checks it; here is what it does not see."""
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+
+import pytest
+
+PACKAGES = "rwkv_edge", "rwkv_edge_numpy", "rwkv_edge_cpu", "rwkv_edge_device", "rwkv_edge_webgpu", "rwkv_edge_opencl"
+grimp = pytest.importorskip("grimp")
+
+
+def test_no_file_imports_another_that_imports_it() -> None:
+    """A package's own file and those in it included; imports in functions, and for types, too."""
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    TopologicalSorter({module: graph.find_modules_directly_imported_by(module) for module in graph.modules}).prepare()
+
+
+def test_the_graph_has_every_import() -> None:
+    """What the other test would not see, were it empty or blind to some."""
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    imports = [
+        ("rwkv_edge.model", "rwkv_edge.chat"),  # only for types
+        ("rwkv_edge.model", "rwkv_edge.ingest"),  # in a function
+        ("rwkv_edge_cpu", "rwkv_edge_cpu.run.executable"),  # in a function, and in the package's own file
+        ("rwkv_edge_webgpu", "rwkv_edge_device.backend"),  # of another package
+    ]
+    assert all(imported in graph.find_modules_directly_imported_by(importer) for importer, imported in imports)
+
+
+def modules_behind(statement: str) -> Iterator[str]:
+    """The names of all modules that a new process has loaded after it."""
+    program = f"import sys; {statement}; print(*sys.modules)"
+    return iter(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split())
+
+
+def test_a_model_is_imported_without_what_not_everyone_needs() -> None:
+    others = {"rwkv_edge.convert.quantize", "rwkv_edge.convert.calibrate", "rwkv_edge.convert.to_gguf", "rwkv_edge.convert.lora"}
+    others |= {"rwkv_edge.chat", "rwkv_edge.ingest", "numba", "llvmlite", "wgpu", "pyopencl", "numpy.random", "asyncio", "logging"}
+    loaded = set(modules_behind("from rwkv_edge import Model"))
+    assert "rwkv_edge.model" in loaded
+    assert loaded & others == set()
