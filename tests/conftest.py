@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from rwkv_edge import registry
-from rwkv_edge.auto import order
+from rwkv_edge import auto, registry
 from tests.checkpoints.pth import write_pth
 from tests.checkpoints.tiny import Checkpoint, tiny
 
@@ -23,14 +22,14 @@ def need_backend(name: str) -> None:
         (pytest.fail if name in os.environ.get("RWKV_EDGE_NEED", "").split(",") else pytest.skip)(availability.reason)
 
 
-INSTALLED = order.ranked()  # also somebody else's: see tests/auto/test_another_backend.py
+INSTALLED = auto.ranked()  # also somebody else's: see tests/auto/test_another_backend.py
 DEVICE_BACKENDS = tuple(name for name, traits in INSTALLED.items() if traits.needs_device)
 
 
 @pytest.fixture(autouse=True)
 def auto_as_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `auto` takes is the same everywhere: nothing is measured, and no user's wish counts."""
-    monkeypatch.setattr("rwkv_edge.auto.order.by_speed", lambda anew=False: list(order.ranked()))
+    monkeypatch.setattr("rwkv_edge.auto.order.by_speed", lambda anew=False: list(auto.ranked()))
     monkeypatch.delenv("RWKV_EDGE_STRATEGY", raising=False)
 
 

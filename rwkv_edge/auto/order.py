@@ -13,8 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from rwkv_edge import registry
+from rwkv_edge.auto.rank import ranked
 from rwkv_edge.auto.speed import speed
-from rwkv_edge.backend import Backend, ListsDevices, Traits
+from rwkv_edge.backend import Backend, ListsDevices
 from rwkv_edge.errors import BackendError
 from rwkv_edge.machine import findings
 
@@ -27,12 +28,6 @@ DRIVER_FOLDERS = ("/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d", "/etc/OpenCL/v
 DRIVER_SETTINGS = ("OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "RUSTICL_ENABLE", "VK_DRIVER_FILES", "VK_ICD_FILENAMES")
 NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 PATIENCE = 120.0  # seconds in which another process may still be measuring
-
-
-def ranked() -> dict[str, Traits]:
-    """All that are installed, in the order that they ask for: see `Traits`. Loads them."""
-    traits = {name: registry.traits(name) for name in registry.installed()}
-    return dict(sorted(traits.items(), key=lambda item: (item[1].last_resort, item[1].rank, item[0])))
 
 
 def by_speed(anew: bool = False) -> list[str]:

@@ -2,7 +2,6 @@
 import warnings
 
 from rwkv_edge import auto, registry
-from rwkv_edge.auto import order
 from rwkv_edge.backend import Backend, HasDevices, ReadsInPlace
 from rwkv_edge.errors import BackendError, StrategyError
 from rwkv_edge.strategy.grammar import ELSEWHERE, Part
@@ -42,7 +41,7 @@ def _chosen(part: Part) -> tuple[Backend, str]:
 
 def _stand_in(device: str) -> str | None:
     """The name of a backend that says it computes in this one's place."""
-    return next((name for name, traits in order.ranked().items() if device in traits.stands_in_for), None)
+    return next((name for name, traits in auto.ranked().items() if device in traits.stands_in_for), None)
 
 
 def _on_device(backend: Backend, part: Part) -> Backend:
