@@ -1,7 +1,7 @@
 """The NumPy backend: the definition of every op, always available, in float32 or (for goldens) float64."""
 import numpy as np
 
-from rwkv_edge.backend import Availability, Device, Executable
+from rwkv_edge.backend import DEFAULT_OPTIONS, Availability, CompileOptions, Device, Executable
 from rwkv_edge.machine.cpu import cpu_name
 from rwkv_edge.machine.memory import total_memory
 from rwkv_edge.plan import Plan
@@ -22,15 +22,13 @@ class NumpyBackend:
     def supports(self, format: str) -> bool:
         return True
 
-    def compile(
-        self, plan: Plan, *, precision: str | None = None, threads: int | None = None, sparse: bool | None = None
-    ) -> Executable:
+    def compile(self, plan: Plan, options: CompileOptions = DEFAULT_OPTIONS) -> Executable:
         """`threads` is NumPy's own business (its BLAS decides) and ignored, as is `sparse`: every product is whole."""
-        return NumpyExecutable(plan, PRECISIONS[precision])
+        return NumpyExecutable(plan, PRECISIONS[options.precision])
 
-    def compile_beside(self, plan: Plan, other: Executable | None, *, precision: str | None, threads: int | None) -> Executable:
+    def compile_beside(self, plan: Plan, other: Executable | None, options: CompileOptions) -> Executable:
         """See `rwkv_edge.backend.ReadsInPlace`. Nothing is held between runs that could be shared."""
-        return self.compile(plan, precision=precision)
+        return self.compile(plan, options)
 
 
 backend = NumpyBackend()

@@ -11,7 +11,7 @@ from rwkv_edge_device.executable import DeviceExecutable
 from rwkv_edge_numpy import backend as numpy_backend
 
 from rwkv_edge import registry
-from rwkv_edge.backend import Backend, Batch, HoldsStates
+from rwkv_edge.backend import DEFAULT_OPTIONS, Backend, Batch, CompileOptions, HoldsStates
 from rwkv_edge.errors import BackendError, InputError
 from rwkv_edge.plan import ACTIVATIONS, Buffer, Plan, PlanBuilder
 from rwkv_edge.quant.decode import LAYOUTS
@@ -66,15 +66,17 @@ class Inputs:
         return self.rng.uniform(low, high, self.width).astype(np.float32)
 
 
-def run(backend: Backend, plan: Plan, lengths: Sequence[int], outputs: Sequence[int], **options: Any) -> list[Array]:
+def run(
+    backend: Backend, plan: Plan, lengths: Sequence[int], outputs: Sequence[int], options: CompileOptions = DEFAULT_OPTIONS
+) -> list[Array]:
     """Two runs with the same states: results of both, and the states after."""
     rng = np.random.default_rng(1)
-    executable = backend.compile(plan, **options)
+    executable = backend.compile(plan, options)
     states = [rng.standard_normal(plan.state_size).astype(executable.state_dtype) for _ in lengths]
     results = []
     for _ in range(2):
         tokens = rng.integers(0, VOCABULARY, sum(lengths)).astype(np.int32)
-        results.append(executable.run(Batch(tokens, lengths, states, np.array(outputs, np.int32))))
+        results += executable.run(Batch(tokens, lengths, states, np.array(outputs, np.int32)))
     if isinstance(executable, HoldsStates):
         for state in states:
             executable.fetch(state)
@@ -86,7 +88,7 @@ def assert_same(device: Backend, build: Build, lengths: Sequence[int], outputs: 
     builder = PlanBuilder()
     plan = builder.finish(build(builder))
     actual = run(device, plan, lengths, outputs)
-    expected = run(numpy_backend, plan, lengths, outputs, precision="fp64")
+    expected = run(numpy_backend, plan, lengths, outputs, CompileOptions(precision="fp64"))
     for ours, theirs in zip(actual, expected, strict=True):
         assert ours.dtype == np.float32
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max(initial=1e-30))
@@ -221,7 +223,7 @@ def test_embedding_rows_are_exact(device: Backend, format: str) -> None:
     builder = PlanBuilder()
     executable = device.compile(builder.finish(builder.embed(weight)))
     tokens = np.array([5, 0, 3], np.int32)
-    result = executable.run(Batch(tokens, [3], [np.zeros(0, np.float32)], np.zeros(0, np.int32)))
+    (result,) = executable.run(Batch(tokens, [3], [np.zeros(0, np.float32)], np.zeros(0, np.int32)))
     executable.close()
     np.testing.assert_array_equal(result, weight.decode()[tokens])
 
@@ -279,7 +281,7 @@ def test_batches_that_do_not_fit_are_refused(device: Backend) -> None:
     ):
         with pytest.raises(InputError):
             executable.run(bad)
-    assert executable.run(batch()).shape == (1, 8)
+    assert executable.run(batch())[0].shape == (1, 8)
     executable.close()
     executable.close()
     with pytest.raises(BackendError, match="closed"):
