@@ -82,7 +82,7 @@ class HeldOut:
         state, rows = np.zeros(plan.state_size, executable.state_dtype), []
         for begin in range(0, len(self.tokens), TOKENS_PER_RUN):
             piece = self.tokens[begin : begin + TOKENS_PER_RUN]
-            rows.append(executable.run(Batch(piece, [len(piece)], [state], np.arange(len(piece), dtype=np.int32))))
+            rows += executable.run(Batch(piece, [len(piece)], [state], np.arange(len(piece), dtype=np.int32)))
         executable.close()
         return log_softmax(np.concatenate(rows))
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rwkv_edge_cpu import backend as cpu
 
 from bench.engines.bandwidth import Session
-from rwkv_edge.backend import Batch
+from rwkv_edge.backend import Batch, CompileOptions
 from rwkv_edge.plan import PlanBuilder
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import FLOAT_STORAGE, Tensor
@@ -38,7 +38,7 @@ def product(format: str, n_tokens: int, threads: int, n_out: int, width: int) ->
     x = builder.embed(Tensor("x", values.shape, "f32", values))
     for _ in range(copies):
         y = builder.matmul(x, Tensor("w", weight.shape, format, weight.data.copy()))
-    executable = cpu.compile(builder.finish(y), threads=threads)
+    executable = cpu.compile(builder.finish(y), CompileOptions(threads=threads))
     tokens = np.arange(n_tokens, dtype=np.int32)
     batch = Batch(tokens, [n_tokens], [np.zeros(0, np.float32)], np.zeros(0, np.int32))
     return lambda: executable.run(batch), copies * weight.nbytes

@@ -31,7 +31,7 @@ def measure(path: Path, n_tokens: int = 64) -> tuple[NDArray[np.float32], list[f
         watching = Watching(model.plan, np.float32)
         tokens = np.random.default_rng(1).integers(0, model.shape.n_vocab, n_tokens).astype(np.int32)
         state = model.new_state()
-        logits = watching.run(Batch(tokens, [n_tokens], [state.data], np.arange(n_tokens, dtype=np.int32)))
+        (logits,) = watching.run(Batch(tokens, [n_tokens], [state.data], np.arange(n_tokens, dtype=np.int32)))
     return logits, watching.zeros
 
 

@@ -62,11 +62,11 @@ def measure(model: Model, tokens: NDArray[np.int32], steps: int) -> Times:
     times, run = executable.keep_times(), executable.run
     walks: list[NDArray[np.float64]] = []  # of a step: one for each piece of the prompt
 
-    def noted(batch: Batch) -> NDArray[np.float32]:
+    def noted(batch: Batch) -> list[NDArray[np.float32]]:
         times[:] = 0
-        result = run(batch)
+        results = run(batch)
         walks.append(np.where(times == 0, np.nan, times * (1e6 / CLOCK_TICKS)))
-        return result
+        return results
 
     state = model.new_state()
     spent, outside, threads = [], [], []

@@ -33,12 +33,9 @@ class Executable(Protocol):
     @property
     def state_dtype(self) -> np.dtype[Any]: ...
 
-    def run(self, batch: Batch) -> NDArray[Any]:
-        """The plan's first result: of a model, logits [M, n_vocab] for `batch.outputs`; the array belongs to the caller."""
-        ...
-
-    def run_all(self, batch: Batch) -> list[NDArray[Any]]:
-        """As `run`, but all of the plan's results, in their order."""
+    def run(self, batch: Batch) -> list[NDArray[Any]]:
+        """The plan's results, in their order: of a model one, logits [M, n_vocab] for `batch.outputs`. The arrays belong to the
+        caller."""
         ...
 
     def close(self) -> None:
@@ -110,6 +107,23 @@ class Traits:
     definition: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class CompileOptions:
+    """How a plan is to run. A backend that has no choice in something ignores it.
+
+    precision: "fp32" or "fp64" activations; None: the backend's own.  threads: how many work on a step; None: the backend's
+    choice.  sparse: whether weights that meet a zero of relu² are left out where that takes a second copy of the matrix; None:
+    where memory allows. The result is the same but for rounding.
+    """
+
+    precision: str | None = None
+    threads: int | None = None
+    sparse: bool | None = None
+
+
+DEFAULT_OPTIONS = CompileOptions()
+
+
 @runtime_checkable
 class Backend(Protocol):
     """What an entry point of the group `rwkv_edge.backends` loads to (an instance, or a module with these names).
@@ -131,14 +145,8 @@ class Backend(Protocol):
         """
         ...
 
-    def compile(
-        self, plan: Plan, *, precision: str | None = None, threads: int | None = None, sparse: bool | None = None
-    ) -> Executable:
-        """precision: "fp32" or "fp64" activations where the backend offers a choice; None: its own.
-
-        sparse: whether weights that meet a zero of relu² are left out where that takes a second copy of the matrix; None: where
-        memory allows. The result is the same but for rounding. A backend without the choice ignores it.
-        """
+    def compile(self, plan: Plan, options: CompileOptions = DEFAULT_OPTIONS) -> Executable:
+        """Raises BackendError where it cannot run the plan, or not with these options."""
         ...
 
 
@@ -186,7 +194,7 @@ class ListsDevices(Protocol):
 class ReadsInPlace(Protocol):
     """A backend that multiplies with weights where they lie, so that those of a mapped file need not all be in memory."""
 
-    def compile_beside(self, plan: Plan, other: Executable | None, *, precision: str | None, threads: int | None) -> Executable:
+    def compile_beside(self, plan: Plan, other: Executable | None, options: CompileOptions) -> Executable:
         """As `compile`, without copies of weights. other: one of this backend that never runs at the same time: they may share
         memory and threads."""
         ...
@@ -226,7 +234,7 @@ class CopiesWeights(Protocol):
     """A backend that copies the matrices of `MatMul` ops to a memory of its own: the host needs none of them afterwards, and
     only a few at a time."""
 
-    def compile_converting(self, plan: Plan, conversions: ConvertsWeights, *, precision: str | None) -> Executable:
+    def compile_converting(self, plan: Plan, conversions: ConvertsWeights, options: CompileOptions) -> Executable:
         """As `compile`; conversions: what its matrices are to become on their way."""
         ...
 

@@ -63,7 +63,7 @@ class Feeder:
                 [self._array_of(states[i]) for i in active],
                 np.array(outputs, np.int32),
             )
-            rows = self._executable.run(batch)
+            rows = self._executable.run(batch)[0]
             for i, piece, begin, end in zip(active, pieces, [0, *ends], ends, strict=False):
                 states[i].tokens_seen += len(piece)
                 rows_of[i].append(rows[begin:end])

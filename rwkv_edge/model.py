@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rwkv_edge.arch import ModelShape, build_plan, read_shape
 from rwkv_edge.arch.fingerprint import fingerprint
-from rwkv_edge.backend import LimitsRuns
+from rwkv_edge.backend import CompileOptions, LimitsRuns
 from rwkv_edge.errors import InputError
 from rwkv_edge.feeding import Feeder, Tokens, checked_tokens
 from rwkv_edge.plan import MatMul
@@ -94,7 +94,8 @@ class Model:
 
             self.weights = kept(self.weights, self._strategy.weight_format, threads=threads, progress=progress)
         self.shape: ModelShape = read_shape(self.weights)
-        placed = compiled(build_plan(self.weights), self._strategy, threads=threads, sparse=sparse, progress=progress)
+        options = CompileOptions(threads=threads, sparse=sparse)
+        placed = compiled(build_plan(self.weights), self._strategy, options, progress=progress)
         self._strategy = placed.strategy
         self.backend_name, self.plan, self._executable = placed.name, placed.plan, placed.executable
         self.matrix_bytes = placed.matrix_bytes

@@ -3,12 +3,13 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.backend import Availability, Device, Executable, Traits
+from rwkv_edge.backend import DEFAULT_OPTIONS, Availability, CompileOptions, Device, Executable, Traits
 from rwkv_edge.errors import BackendError
 from rwkv_edge.machine.cpu import cpu_name
 from rwkv_edge.machine.memory import total_memory
@@ -44,30 +45,27 @@ class CpuBackend:
             return op.weight.format in FORMATS
         return isinstance(op, Input) or type(op) in LOWERINGS
 
-    def compile(
-        self, plan: Plan, *, precision: str | None = None, threads: int | None = None, sparse: bool | None = None
-    ) -> Executable:
-        """precision: None or "fp32".  threads: how many work on a step; None: the performance cores that this process may use.
-        sparse: see `rwkv_edge.backend.Backend`.
+    def compile(self, plan: Plan, options: CompileOptions = DEFAULT_OPTIONS) -> Executable:
+        """precision: None or "fp32".  threads: None: the performance cores that this process may use.
 
         The first call on a machine compiles the kernels that the plan needs (seconds); later processes load them from a cache.
         Raises BackendError for a precision or a weight format that there is no kernel for.
         """
-        if precision not in (None, "fp32"):
-            raise BackendError(f"the cpu backend computes in fp32, not in {precision}; the numpy backend offers fp64")
-        if threads is not None and threads < 1:
-            raise BackendError(f"threads must be at least 1, got {threads}")
+        if options.precision not in (None, "fp32"):
+            raise BackendError(f"the cpu backend computes in fp32, not in {options.precision}; the numpy backend offers fp64")
+        if options.threads is not None and options.threads < 1:
+            raise BackendError(f"threads must be at least 1, got {options.threads}")
         from rwkv_edge_cpu.run.executable import CpuExecutable
 
         with numba_needed():
-            return CpuExecutable(plan, usable_cores() if threads is None else threads, sparse)
+            return CpuExecutable(plan, usable_cores() if options.threads is None else options.threads, options.sparse)
 
-    def compile_beside(self, plan: Plan, other: Executable | None, *, precision: str | None, threads: int | None) -> Executable:
+    def compile_beside(self, plan: Plan, other: Executable | None, options: CompileOptions) -> Executable:
         """See `rwkv_edge.backend.ReadsInPlace`."""
         from rwkv_edge_cpu.run.executable import CpuExecutable
 
         if not isinstance(other, CpuExecutable):
-            return self.compile(plan, precision=precision, threads=threads, sparse=False)
+            return self.compile(plan, replace(options, sparse=False))
         with numba_needed():
             return CpuExecutable(plan, 0, sparse=False, beside=other)
 

@@ -7,7 +7,16 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import ClassVar
 
-from rwkv_edge.backend import AsStored, Availability, ConvertsWeights, Device, Executable, Traits
+from rwkv_edge.backend import (
+    DEFAULT_OPTIONS,
+    AsStored,
+    Availability,
+    CompileOptions,
+    ConvertsWeights,
+    Device,
+    Executable,
+    Traits,
+)
 from rwkv_edge.errors import BackendError
 from rwkv_edge.machine.memory import total_memory
 from rwkv_edge.plan import Embed, MatMul, Op, Plan
@@ -78,20 +87,19 @@ class DeviceBackend(ABC):
 
         return isinstance(op, OPS) and (not isinstance(op, MatMul | Embed) or op.weight.format in FORMATS)
 
-    def compile(
-        self, plan: Plan, *, precision: str | None = None, threads: int | None = None, sparse: bool | None = None
-    ) -> Executable:
+    def compile(self, plan: Plan, options: CompileOptions = DEFAULT_OPTIONS) -> Executable:
         """precision: None or "fp32", of activations and states.  threads, sparse: of no use here. See `compile_converting`."""
-        return self.compile_converting(plan, AsStored(), precision=precision)
+        return self.compile_converting(plan, AsStored(), options)
 
-    def compile_converting(self, plan: Plan, conversions: ConvertsWeights, *, precision: str | None) -> Executable:
+    def compile_converting(self, plan: Plan, conversions: ConvertsWeights, options: CompileOptions) -> Executable:
         """See `rwkv_edge.backend.CopiesWeights`.
 
         The first call for a device and driver runs a trial and a self-test (seconds), whose results are remembered.
         Raises BackendError where there is no such device, or it has too little memory, or computes wrongly.
         """
-        if precision not in (None, "fp32"):
-            raise BackendError(f"the {self.name} backend computes in fp32, not in {precision}; the numpy backend offers fp64")
+        if options.precision not in (None, "fp32"):
+            wanted = f"in fp32, not in {options.precision}"
+            raise BackendError(f"the {self.name} backend computes {wanted}; the numpy backend offers fp64")
         from rwkv_edge_device.executable import DeviceExecutable
 
         if not (found := self.found()):

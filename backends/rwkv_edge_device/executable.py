@@ -87,10 +87,7 @@ class DeviceExecutable:
         """Of kernels for one token."""
         return len(self._program.schedules[True])
 
-    def run(self, batch: Batch) -> NDArray[np.float32]:
-        return self.run_all(batch)[0]
-
-    def run_all(self, batch: Batch) -> list[NDArray[np.float32]]:
+    def run(self, batch: Batch) -> list[NDArray[np.float32]]:
         """Raises InputError for a batch that does not fit the plan, BackendError when closed or when the device fails."""
         self._check_process()
         with self._lock:

@@ -43,8 +43,8 @@ def find_wrong(compile: Callable[[p.Plan], Executable], definition: Callable[[p.
                 tokens = rng.integers(0, VOCABULARY, sum(lengths)).astype(np.int32)
                 outputs = np.arange(sum(lengths), dtype=np.int32)
                 rows = [rng.standard_normal((sum(lengths), WIDTH)).astype(np.float32), _whole_numbers(rng, sum(lengths))]
-                actual = ours.run(Batch(tokens, lengths, states, outputs, rows))
-                expected = theirs.run(Batch(tokens, lengths, copies, outputs, rows))
+                (actual,) = ours.run(Batch(tokens, lengths, states, outputs, rows))
+                (expected,) = theirs.run(Batch(tokens, lengths, copies, outputs, rows))
                 if not (error := _error(actual, expected)) < TOLERANCE:
                     return f"results of {len(tokens)} tokens are off by {error:.1e} of their size"
     finally:

@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 
-from rwkv_edge.backend import Availability, Device, Executable, Traits
+from rwkv_edge.backend import DEFAULT_OPTIONS, Availability, CompileOptions, Device, Executable, Traits
 from rwkv_edge.machine.cpu import cpu_name
 from rwkv_edge.machine.memory import total_memory
 from rwkv_edge.plan import Op, Plan
@@ -25,15 +25,13 @@ class NumpyBackend:
     def supports(self, op: Op) -> bool:
         return isinstance(op, Op)
 
-    def compile(
-        self, plan: Plan, *, precision: str | None = None, threads: int | None = None, sparse: bool | None = None
-    ) -> Executable:
+    def compile(self, plan: Plan, options: CompileOptions = DEFAULT_OPTIONS) -> Executable:
         """`threads` is NumPy's own business (its BLAS decides) and ignored, as is `sparse`: every product is whole."""
-        return NumpyExecutable(plan, PRECISIONS[precision])
+        return NumpyExecutable(plan, PRECISIONS[options.precision])
 
-    def compile_beside(self, plan: Plan, other: Executable | None, *, precision: str | None, threads: int | None) -> Executable:
+    def compile_beside(self, plan: Plan, other: Executable | None, options: CompileOptions) -> Executable:
         """See `rwkv_edge.backend.ReadsInPlace`. Nothing is held between runs that could be shared."""
-        return self.compile(plan, precision=precision)
+        return self.compile(plan, options)
 
 
 backend = NumpyBackend()

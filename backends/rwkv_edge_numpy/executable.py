@@ -31,10 +31,7 @@ class NumpyExecutable:
     def close(self) -> None:
         """Nothing is held beyond memory."""
 
-    def run(self, batch: Batch) -> Array:
-        return self.run_all(batch)[0]
-
-    def run_all(self, batch: Batch) -> list[Array]:
+    def run(self, batch: Batch) -> list[Array]:
         values: dict[int, Array] = {}
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             for position, op in enumerate(self.plan.ops):

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from rwkv_edge.backend import Backend, Batch, Device
+from rwkv_edge.backend import Backend, Batch, CompileOptions, Device
 from rwkv_edge.machine import findings
 from rwkv_edge.plan import Plan, PlanBuilder
 from rwkv_edge.version import __version__
@@ -36,7 +36,7 @@ def measure(backend: Backend) -> float:
     """Bytes of weights a second in the quickest of some steps of one token."""
     plan = _plan()
     nbytes = sum(tensor.data.nbytes for tensor in plan.weights() if tensor.format != "f32")
-    executable = backend.compile(plan, sparse=False)
+    executable = backend.compile(plan, CompileOptions(sparse=False))
     try:
         state = np.zeros(plan.state_size, executable.state_dtype)
         batch = Batch(np.zeros(1, np.int32), [1], [state], np.zeros(0, np.int32))

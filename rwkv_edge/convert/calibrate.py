@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rwkv_edge import auto
 from rwkv_edge.arch import build_plan
-from rwkv_edge.backend import Batch, Executable
+from rwkv_edge.backend import Batch, CompileOptions, Executable
 from rwkv_edge.convert.encoding import Importance
 from rwkv_edge.convert.mix import MATRIX
 from rwkv_edge.errors import InputError
@@ -54,7 +54,7 @@ def activation_sizes(
     Memory: the mapped weights and the activations of TOKENS_PER_RUN tokens. progress: called with tokens done, and all of them.
     """
     plan, probes = probed(build_plan(weights))
-    executable = auto.best().compile(plan, threads=threads, sparse=False)
+    executable = auto.best().compile(plan, CompileOptions(threads=threads, sparse=False))
     state = initial_state(plan.slots, executable.state_dtype)
     try:
         _feed(executable, state, [END_OF_DOCUMENT, *tokens], progress)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge import auto
-from rwkv_edge.backend import Backend, CopiesWeights, Executable, ReadsInPlace, SharesMemory
+from rwkv_edge.backend import DEFAULT_OPTIONS, Backend, CompileOptions, CopiesWeights, Executable, ReadsInPlace, SharesMemory
 from rwkv_edge.convert.conversions import Conversions
 from rwkv_edge.errors import BackendError, NotEnoughMemoryError, StrategyError
 from rwkv_edge.machine.memory import available_memory
@@ -58,11 +58,10 @@ class Compiled:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class Loading:
     """See `compiled`."""
 
-    threads: int | None
-    sparse: bool | None
+    options: CompileOptions
     progress: Progress | None
     allocated: bool
 
@@ -70,30 +69,29 @@ class Options:
 def compiled(
     plan: Plan,
     strategy: Strategy,
+    options: CompileOptions = DEFAULT_OPTIONS,
     *,
-    threads: int | None = None,
-    sparse: bool | None = None,
     progress: Progress | None = None,
     allocated: bool = False,
 ) -> Compiled:
-    """threads, sparse: see `Backend`.  progress: of the conversion, see `converted_all`.  allocated: the weights are in memory
-    already, so that nothing is to be checked.
+    """options: precision is the strategy's business.  progress: of the conversion, see `converted_all`.  allocated: the weights
+    are in memory already, so that nothing is to be checked.
 
     "auto" goes on to the next backend, with a FallbackWarning, where one turns out not to run the plan.
     Raises StrategyError; BackendError, also where memory does not suffice.
     """
     sizes = Sizes(plan)
     if strategy.budget is not None:
-        strategy, sparse = within_budget(strategy, sizes), sparse or False
-    options = Options(threads, sparse, progress, allocated)
+        strategy, options = within_budget(strategy, sizes), replace(options, sparse=options.sparse or False)
+    loading = Loading(options, progress, allocated)
     if strategy.parts[0].device is not None:
-        return _compiled(plan, strategy.parts, backends_for(strategy.parts), sizes, options)
+        return _compiled(plan, strategy.parts, backends_for(strategy.parts), sizes, loading)
     refusals: list[BackendError] = []
     for backend in auto.candidates():
         if refusals:
             warnings.warn(f"running on the {backend.name} backend: {refusals[-1]}", FallbackWarning, stacklevel=3)
         try:
-            return _compiled(plan, strategy.parts, [backend], sizes, options)
+            return _compiled(plan, strategy.parts, [backend], sizes, loading)
         except NotEnoughMemoryError:
             raise
         except BackendError as error:
@@ -102,12 +100,13 @@ def compiled(
 
 
 def _compiled(
-    plan: Plan, parts: Sequence[Part], backends: Sequence[Backend], sizes: Sizes, options: Options
+    plan: Plan, parts: Sequence[Part], backends: Sequence[Backend], sizes: Sizes, loading: Loading
 ) -> Compiled:
     seats = _seats(parts, backends, max(1, len(plan.layer_starts)))
-    if not options.allocated:
+    if not loading.allocated:
         _check_memory(seats, sizes)
-    conversions = Conversions(_wanted(plan, seats), threads=options.threads, progress=options.progress)
+    options = loading.options
+    conversions = Conversions(_wanted(plan, seats), threads=options.threads, progress=loading.progress)
     _refuse_unsupported(plan, seats, conversions)
     plan = _in_formats(plan, seats, conversions, options.threads)
     name = " -> ".join(name for name, _ in groupby(seat.backend.name for seat in seats))
@@ -131,11 +130,11 @@ def _as_chosen(part: Part, backend: Backend) -> Part:
 
 def _seats(parts: Sequence[Part], backends: Sequence[Backend], n_places: int) -> list[Seat]:
     seats = []
-    for place in placements(parts, n_places):
-        part, backend = parts[place.part], backends[place.part]
-        if place.streamed and not isinstance(backend, ReadsInPlace):
+    for placement in placements(parts, n_places):
+        part, backend = parts[placement.part], backends[placement.part]
+        if placement.streamed and not isinstance(backend, ReadsInPlace):
             backend = reader_in_place()
-        seats.append(Seat(backend, None if place.streamed else part.weight_format, part.precision, place.streamed))
+        seats.append(Seat(backend, None if placement.streamed else part.weight_format, part.precision, placement.streamed))
     for part, backend in zip(parts, backends, strict=True):
         moved = sum(seat.streamed and seat.backend is not backend for seat in seats)
         if part.streams and moved:
@@ -223,16 +222,16 @@ def _converts(backend: Backend, op: MatMul | Embed, conversions: Conversions) ->
     )
 
 
-def _whole(plan: Plan, seats: Sequence[Seat], conversions: Conversions, options: Options) -> Executable:
+def _whole(plan: Plan, seats: Sequence[Seat], conversions: Conversions, options: CompileOptions) -> Executable:
     """What runs a plan whose seats can be joined."""
-    backend, precision = seats[0].backend, _precision(seats)
+    backend, options = seats[0].backend, replace(options, precision=_precision(seats))
     if isinstance(backend, CopiesWeights):
-        return backend.compile_converting(plan, conversions, precision=precision)
-    return backend.compile(plan, precision=precision, threads=options.threads, sparse=options.sparse)
+        return backend.compile_converting(plan, conversions, options)
+    return backend.compile(plan, options)
 
 
 def _split(
-    stages: Sequence[Stage], groups: Sequence[Sequence[Seat]], conversions: Conversions, options: Options
+    stages: Sequence[Stage], groups: Sequence[Sequence[Seat]], conversions: Conversions, options: CompileOptions
 ) -> SplitExecutable:
     links: list[Link] = []
     in_place: dict[int, Executable] = {}  # backend -> its last executable: those in one model never run at the same time
@@ -241,8 +240,8 @@ def _split(
             backend = seats[0].backend
             if seats[0].streamed:
                 assert isinstance(backend, ReadsInPlace)
-                other, precision = in_place.get(id(backend)), _precision(seats)
-                executable = backend.compile_beside(stage.plan, other, precision=precision, threads=options.threads)
+                other = in_place.get(id(backend))
+                executable = backend.compile_beside(stage.plan, other, replace(options, precision=_precision(seats)))
             else:
                 executable = _whole(stage.plan, seats, conversions, options)
             if isinstance(backend, ReadsInPlace):

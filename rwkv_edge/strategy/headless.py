@@ -1,7 +1,7 @@
 """What runs a model up to its head, beside what runs all of it: with the same copies of weights, where a device has some."""
 from dataclasses import replace
 
-from rwkv_edge.backend import Executable, SharesWeights
+from rwkv_edge.backend import CompileOptions, Executable, SharesWeights
 from rwkv_edge.plan import Plan
 from rwkv_edge.strategy.compiling import compiled
 from rwkv_edge.strategy.grammar import Strategy
@@ -17,7 +17,7 @@ def headless(executable: Executable, plan: Plan, strategy: Strategy, threads: in
         if isinstance(last.executable, SharesWeights):
             end = last.executable.beside(without_head(last.executable.plan))
             return SplitExecutable([*links, replace(last, executable=end)])
-    return compiled(without_head(plan), strategy, threads=threads, sparse=False, allocated=True).executable
+    return compiled(without_head(plan), strategy, CompileOptions(threads=threads, sparse=False), allocated=True).executable
 
 
 def without_head(plan: Plan) -> Plan:

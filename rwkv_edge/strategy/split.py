@@ -64,10 +64,7 @@ class SplitExecutable:
         limits = [link.executable.tokens_per_run for link in self.links if isinstance(link.executable, LimitsRuns)]
         return sys.maxsize if any(link.streamed for link in self.links) else min(limits, default=sys.maxsize)
 
-    def run(self, batch: Batch) -> Array:
-        return self.run_all(batch)[0]
-
-    def run_all(self, batch: Batch) -> list[Array]:
+    def run(self, batch: Batch) -> list[Array]:
         """Raises what the stages' executables do: InputError, BackendError."""
         with self._turn():
             if self._closed:
@@ -78,7 +75,7 @@ class SplitExecutable:
                 self.links[(i + 1) % len(self.links)].read_ahead()
                 states = [self._part(state, i) for state in batch.states]
                 given = [rows[index] for index in link.stage.takes]
-                results = link.executable.run_all(Batch(batch.tokens, batch.lengths, states, batch.outputs, given))
+                results = link.executable.run(Batch(batch.tokens, batch.lengths, states, batch.outputs, given))
                 rows |= zip(link.stage.gives, results, strict=True)
                 link.release()
             return [rows[index] for index in self.links[-1].stage.gives]

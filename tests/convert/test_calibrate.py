@@ -47,7 +47,8 @@ def inputs_of(plan: Plan, op: MatMul, tokens: list[int]) -> np.ndarray:
     stump = replace(plan, ops=ops, results=(op.x if op.x.per_output else out,))
     state = State.initial(plan.slots, np.float32, "").array
     rows = np.arange(len(tokens), dtype=np.int32)
-    return registry.load("numpy").compile(stump).run(Batch(np.array(tokens, np.int32), [len(tokens)], [state], rows))
+    (found,) = registry.load("numpy").compile(stump).run(Batch(np.array(tokens, np.int32), [len(tokens)], [state], rows))
+    return found
 
 
 @pytest.mark.parametrize("version", VERSIONS)

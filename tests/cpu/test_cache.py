@@ -19,14 +19,14 @@ ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX permissions")
 RUN = """
 import numpy as np
-from rwkv_edge.backend import Batch
+from rwkv_edge.backend import Batch, CompileOptions
 from rwkv_edge.plan import PlanBuilder
 from rwkv_edge.weights.tensor import Tensor
 from rwkv_edge_cpu import backend
 p = PlanBuilder()
 x = p.embed(Tensor("w", (2, 3), "f32", np.ones((2, 3), np.float32)))
 batch = Batch(np.zeros(1, np.int32), [1], [np.zeros(0, np.float32)], np.zeros(0, np.int32))
-print(backend.compile(p.finish(x), threads=1).run(batch))
+print(backend.compile(p.finish(x), CompileOptions(threads=1)).run(batch)[0])
 """
 WITHOUT_NUMBA = """
 import sys

@@ -4,6 +4,7 @@ import pytest
 from rwkv_edge_cpu import backend
 from rwkv_edge_cpu.run.pace import LONGEST_REST, Pace
 
+from rwkv_edge.backend import CompileOptions
 from tests.cpu.plans import batch, deep_plan
 
 QUIET, BUSY = (0.0, 0.01), (0.03, 0.01)  # waited, elapsed
@@ -49,9 +50,9 @@ def test_short_waits_leave_all_at_work() -> None:
 @pytest.mark.skipif(not backend.availability().available, reason=backend.availability().reason)
 def test_results_are_the_same_whatever_the_pace() -> None:
     plan = deep_plan()
-    executable = backend.compile(plan, threads=3)
-    expected = executable.run(batch(plan))
+    executable = backend.compile(plan, CompileOptions(threads=3))
+    (expected,) = executable.run(batch(plan))
     for workers in (1, 3, 2, 1, 2, 3):
         executable._paces[1].workers = workers  # type: ignore[attr-defined]
-        np.testing.assert_array_equal(executable.run(batch(plan)), expected)
+        np.testing.assert_array_equal(executable.run(batch(plan))[0], expected)
     executable.close()

@@ -13,7 +13,7 @@ from rwkv_edge_cpu import backend as cpu
 from rwkv_edge_numpy import backend as numpy_backend
 
 from rwkv_edge import Model
-from rwkv_edge.backend import Batch
+from rwkv_edge.backend import Batch, CompileOptions
 from rwkv_edge.plan import Plan, PlanBuilder
 from rwkv_edge.quant.decode import LAYOUTS
 from rwkv_edge.quant.formats import FORMATS
@@ -56,12 +56,12 @@ def plan_of(weight: Tensor, x: NDArray[np.float32]) -> Plan:
 def one_by_one(executable: Any, n: int) -> Array:
     none = np.zeros(0, executable.state_dtype)
     return np.concatenate(
-        [executable.run(Batch(np.array([i], np.int32), [1], [none], np.zeros(0, np.int32))) for i in range(n)]
+        [executable.run(Batch(np.array([i], np.int32), [1], [none], np.zeros(0, np.int32)))[0] for i in range(n)]
     )
 
 
 def results(weight: Tensor, x: NDArray[np.float32], sparse: bool, threads: int = 2) -> Array:
-    executable = cpu.compile(plan_of(weight, x), threads=threads, sparse=sparse)
+    executable = cpu.compile(plan_of(weight, x), CompileOptions(threads=threads, sparse=sparse))
     result = one_by_one(executable, len(x))
     executable.close()
     return result
@@ -94,7 +94,7 @@ def test_products(format: str, shape: tuple[int, int]) -> None:
     size = np.abs(dense).max(axis=1, keepdims=True)
     sizes = np.maximum(x, 0) ** 2 @ np.abs(weight.decode()).T
     assert (np.abs(found - dense) <= 2e-6 * (size + sizes)).all()  # the order of the sums is all that differs
-    exact = one_by_one(numpy_backend.compile(plan_of(weight, x), precision="fp64"), len(x))
+    exact = one_by_one(numpy_backend.compile(plan_of(weight, x), CompileOptions(precision="fp64")), len(x))
     assert (np.abs(found - exact) <= rounding_of(weight, np.maximum(x.astype(np.float64), 0) ** 2)).all()
     np.testing.assert_array_equal(found[0], 0)
 
@@ -145,12 +145,13 @@ def test_the_copy_is_made_when_a_row_with_many_zeros_comes(monkeypatch: pytest.M
 
     monkeypatch.setattr(sparse_op, "MOST_KEYS", 0.6)
     weight, x = matrix("q4_0", 700, 512), vectors(512)
-    executable = cpu.compile(plan_of(weight, x), threads=2, sparse=True)
+    executable = cpu.compile(plan_of(weight, x), CompileOptions(threads=2, sparse=True))
     dense = results(weight, x, False)
     none = [np.zeros(0, np.float32)]
 
     def run(*tokens: int) -> Array:
-        return executable.run(Batch(np.array(tokens, np.int32), [len(tokens)], none, np.zeros(0, np.int32)))
+        (rows,) = executable.run(Batch(np.array(tokens, np.int32), [len(tokens)], none, np.zeros(0, np.int32)))
+        return rows
 
     np.testing.assert_array_equal(run(4), dense[4:])  # all keys
     np.testing.assert_allclose(run(1, 2, 3), dense[1:4], rtol=1e-5, atol=1e-5 * np.abs(dense).max())  # several rows
@@ -168,7 +169,7 @@ def test_the_choice_follows_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of(matrix("q8_0", 256, 256), vectors(256))
     for available, wanted, expected in ((1 << 40, None, 1), (100_000, None, 0), (100_000, True, 1), (1 << 40, False, 0)):
         monkeypatch.setattr(sparse_op, "available_memory", lambda available=available: available)
-        executable: Any = cpu.compile(plan, threads=1, sparse=wanted)
+        executable: Any = cpu.compile(plan, CompileOptions(threads=1, sparse=wanted))
         assert len(copies(executable)) == expected
         executable.close()
 
@@ -177,7 +178,7 @@ def test_matrices_that_cannot_go_by_key_do_not(monkeypatch: pytest.MonkeyPatch) 
     values = np.ones((100, 40), np.float32)
     for data in (values, np.asfortranarray(np.ones((32, 64), np.float32))):
         x = vectors(data.shape[1])
-        executable: Any = cpu.compile(plan_of(Tensor("w", data.shape, "f32", data), x), threads=1, sparse=True)
+        executable: Any = cpu.compile(plan_of(Tensor("w", data.shape, "f32", data), x), CompileOptions(threads=1, sparse=True))
         assert copies(executable) == []
         executable.close()
 

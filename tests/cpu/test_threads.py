@@ -14,6 +14,7 @@ from rwkv_edge_cpu.run.cores import allowed_cpus
 from rwkv_edge_numpy import backend as numpy_backend
 
 from rwkv_edge import Model
+from rwkv_edge.backend import CompileOptions
 from rwkv_edge.demo import MODEL_PATH
 from rwkv_edge.errors import BackendError
 from tests.cpu.plans import batch, deep_plan
@@ -21,11 +22,11 @@ from tests.cpu.plans import batch, deep_plan
 pytestmark = pytest.mark.skipif(not backend.availability().available, reason=backend.availability().reason)
 
 PLAN = deep_plan()
-EXPECTED = numpy_backend.compile(PLAN).run(batch(PLAN))
+(EXPECTED,) = numpy_backend.compile(PLAN).run(batch(PLAN))
 
 
 def right(executable: object) -> bool:
-    return np.allclose(executable.run(batch(PLAN)), EXPECTED, rtol=1e-4, atol=1e-4)  # type: ignore[attr-defined]
+    return np.allclose(executable.run(batch(PLAN))[0], EXPECTED, rtol=1e-4, atol=1e-4)  # type: ignore[attr-defined]
 
 
 def helpers() -> set[threading.Thread]:
@@ -40,13 +41,13 @@ def wait_until_gone(threads: set[threading.Thread]) -> None:
 
 
 def test_more_threads_than_cpus_are_right_and_not_stuck() -> None:
-    executable = backend.compile(PLAN, threads=4 * len(allowed_cpus()) + 1)
+    executable = backend.compile(PLAN, CompileOptions(threads=4 * len(allowed_cpus()) + 1))
     assert all(right(executable) for _ in range(3))
     executable.close()
 
 
 def test_two_executables_run_at_once_from_two_threads() -> None:
-    executables = [backend.compile(PLAN, threads=2) for _ in range(2)]
+    executables = [backend.compile(PLAN, CompileOptions(threads=2)) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         assert all(pool.map(lambda e: all(right(e) for _ in range(30)), executables))
     for executable in executables:
@@ -54,7 +55,7 @@ def test_two_executables_run_at_once_from_two_threads() -> None:
 
 
 def test_one_executable_serves_several_threads_in_turn() -> None:
-    executable = backend.compile(PLAN, threads=2)
+    executable = backend.compile(PLAN, CompileOptions(threads=2))
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(lambda _: right(executable), range(40)))
     executable.close()
@@ -62,7 +63,7 @@ def test_one_executable_serves_several_threads_in_turn() -> None:
 
 def test_close_ends_the_threads_and_may_be_called_twice() -> None:
     before = helpers()
-    executable = backend.compile(PLAN, threads=3)
+    executable = backend.compile(PLAN, CompileOptions(threads=3))
     assert right(executable)
     ours = helpers() - before
     assert len(ours) == 2
@@ -75,7 +76,7 @@ def test_close_ends_the_threads_and_may_be_called_twice() -> None:
 
 def test_an_executable_that_nobody_holds_ends_its_threads() -> None:
     before = helpers()
-    executable = backend.compile(PLAN, threads=3)
+    executable = backend.compile(PLAN, CompileOptions(threads=3))
     assert right(executable)
     ours = helpers() - before
     del executable
@@ -84,7 +85,7 @@ def test_an_executable_that_nobody_holds_ends_its_threads() -> None:
 
 
 def test_between_steps_no_cpu_is_used() -> None:
-    executable = backend.compile(PLAN, threads=3)
+    executable = backend.compile(PLAN, CompileOptions(threads=3))
     assert right(executable)
     start = time.process_time()
     time.sleep(0.3)
@@ -93,7 +94,7 @@ def test_between_steps_no_cpu_is_used() -> None:
 
 
 def test_a_failure_in_a_worker_is_raised_and_the_next_run_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    executable = backend.compile(PLAN, threads=3)
+    executable = backend.compile(PLAN, CompileOptions(threads=3))
     assert right(executable)
     walk = executable._walk  # type: ignore[attr-defined]
 
@@ -112,7 +113,7 @@ def test_a_failure_in_a_worker_is_raised_and_the_next_run_works(monkeypatch: pyt
 
 def test_an_interrupt_in_the_caller_leaves_nobody_waiting() -> None:
     before = helpers()
-    executable = backend.compile(PLAN, threads=3)
+    executable = backend.compile(PLAN, CompileOptions(threads=3))
     assert right(executable)
     walk = executable._walk  # type: ignore[attr-defined]
 
@@ -134,7 +135,7 @@ def test_an_interrupt_in_the_caller_leaves_nobody_waiting() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_an_executable_works_in_a_forked_child_and_still_in_the_parent() -> None:
-    executable = backend.compile(PLAN, threads=3)
+    executable = backend.compile(PLAN, CompileOptions(threads=3))
     assert right(executable)
     child = os.fork()
     if child == 0:
@@ -147,7 +148,7 @@ def test_an_executable_works_in_a_forked_child_and_still_in_the_parent() -> None
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_fork_in_the_middle_of_a_run_does_not_lock_up_the_child() -> None:
-    executable = backend.compile(PLAN, threads=2)
+    executable = backend.compile(PLAN, CompileOptions(threads=2))
     stop = threading.Event()
 
     def keep_busy() -> None:
@@ -184,10 +185,11 @@ def wait_for_child(pid: int) -> int:
 def test_the_interpreter_ends_without_waiting_for_threads(ending: str) -> None:
     program = f"""
 import sys
+from rwkv_edge.backend import CompileOptions
 from rwkv_edge_cpu import backend
 from tests.cpu.plans import batch, deep_plan
 plan = deep_plan(2)
-executable = backend.compile(plan, threads=3)
+executable = backend.compile(plan, CompileOptions(threads=3))
 executable.run(batch(plan))
 {ending}
 """

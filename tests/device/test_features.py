@@ -191,7 +191,7 @@ def product(device: DeviceBackend, weight: Tensor, x: NDArray[np.float32]) -> ND
     p = PlanBuilder()
     executable = device.compile(p.finish(p.matmul(p.input(x.shape[1]), weight)))
     nothing = np.zeros(0, np.int32)
-    result = executable.run(Batch(np.zeros(len(x), np.int32), [len(x)], [np.zeros(0, np.float32)], nothing, [x]))
+    (result,) = executable.run(Batch(np.zeros(len(x), np.int32), [len(x)], [np.zeros(0, np.float32)], nothing, [x]))
     executable.close()
     return result
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rwkv_edge_cpu import backend as cpu
 from rwkv_edge_cpu.shape.layout import PANELS, TILE_TOKENS, TILE_WIDTH
 
-from rwkv_edge.backend import Batch
+from rwkv_edge.backend import Batch, CompileOptions
 from rwkv_edge.errors import BackendError
 from rwkv_edge.plan import PlanBuilder
 from rwkv_edge.quant.decode import LAYOUTS
@@ -42,9 +42,9 @@ def product(weight: Tensor, x: NDArray[np.float32], threads: int = 1) -> NDArray
     """x @ weight.T by the CPU backend, all rows of x in one run."""
     builder = PlanBuilder()
     plan = builder.finish(builder.matmul(builder.embed(Tensor("x", x.shape, "f32", x)), weight))
-    executable = cpu.compile(plan, threads=threads)
+    executable = cpu.compile(plan, CompileOptions(threads=threads))
     no_state, tokens = np.zeros(0, np.float32), np.arange(len(x), dtype=np.int32)
-    result = executable.run(Batch(tokens, [len(x)], [no_state], np.zeros(0, np.int32)))
+    (result,) = executable.run(Batch(tokens, [len(x)], [no_state], np.zeros(0, np.int32)))
     executable.close()
     return result
 
@@ -80,9 +80,9 @@ def test_each_weight_alone(format: str) -> None:
     weight = random_blocks(format, 128, 256)
     builder = PlanBuilder()
     plan = builder.finish(builder.matmul(builder.embed(Tensor("x", (256, 256), "f32", np.eye(256, dtype=np.float32))), weight))
-    executable, no_state = cpu.compile(plan, threads=1), np.zeros(0, np.float32)
+    executable, no_state = cpu.compile(plan, CompileOptions(threads=1)), np.zeros(0, np.float32)
     last = np.zeros(0, np.int32)
-    columns = [executable.run(Batch(np.array([i], np.int32), [1], [no_state], last))[0] for i in range(256)]
+    columns = [executable.run(Batch(np.array([i], np.int32), [1], [no_state], last))[0][0] for i in range(256)]
     executable.close()
     expected = weight.decode()
     np.testing.assert_allclose(np.transpose(columns), expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
@@ -169,9 +169,9 @@ def test_a_token_does_not_depend_on_its_batch(format: str) -> None:
 def test_embedding_rows_are_exact(format: str) -> None:
     weight = random_blocks(format, 6, 512)
     builder = PlanBuilder()
-    executable = cpu.compile(builder.finish(builder.embed(weight)), threads=2)
+    executable = cpu.compile(builder.finish(builder.embed(weight)), CompileOptions(threads=2))
     tokens = np.array([5, 0, 3], np.int32)
-    result = executable.run(Batch(tokens, [3], [np.zeros(0, np.float32)], np.zeros(0, np.int32)))
+    (result,) = executable.run(Batch(tokens, [3], [np.zeros(0, np.float32)], np.zeros(0, np.int32)))
     np.testing.assert_allclose(result, weight.decode()[tokens], rtol=1e-6, atol=1e-7)
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from rwkv_edge_cpu import backend as cpu
 from rwkv_edge_numpy import backend as numpy_backend
 
-from rwkv_edge.backend import Batch
+from rwkv_edge.backend import Batch, CompileOptions
 from rwkv_edge.errors import BackendError, InputError
 from rwkv_edge.plan import ACTIVATIONS, Buffer, Plan, PlanBuilder
 from rwkv_edge.quant.encode import encode
@@ -68,16 +68,16 @@ class Inputs:
 
 
 def run(
-    backend: Any, plan: Plan, lengths: Sequence[int], outputs: Sequence[int] = (), **options: Any
+    backend: Any, plan: Plan, lengths: Sequence[int], outputs: Sequence[int], options: CompileOptions
 ) -> tuple[Array, list[Array]]:
     """Two runs with the same states: (results of both, states after)."""
     rng = np.random.default_rng(1)
-    executable = backend.compile(plan, **options)
+    executable = backend.compile(plan, options)
     states = [rng.standard_normal(plan.state_size).astype(np.float32).astype(executable.state_dtype) for _ in lengths]
     results = []
     for _ in range(2):
         tokens = rng.integers(0, VOCABULARY, sum(lengths)).astype(np.int32)
-        results.append(executable.run(Batch(tokens, lengths, states, np.array(outputs, np.int32))))
+        results += executable.run(Batch(tokens, lengths, states, np.array(outputs, np.int32)))
     executable.close()
     return np.concatenate(results), states
 
@@ -90,8 +90,8 @@ def assert_close(actual: Array, expected: Array, tolerance: float = 1e-5) -> Non
 def assert_same(build: Build, lengths: Sequence[int] = (1, 3, 2), threads: int = 2, outputs: Sequence[int] = ()) -> None:
     builder = PlanBuilder()
     plan = builder.finish(build(builder))
-    result, states = run(cpu, plan, lengths, outputs, threads=threads)
-    expected, expected_states = run(numpy_backend, plan, lengths, outputs, precision="fp64")
+    result, states = run(cpu, plan, lengths, outputs, CompileOptions(threads=threads))
+    expected, expected_states = run(numpy_backend, plan, lengths, outputs, CompileOptions(precision="fp64"))
     assert result.dtype == np.float32
     assert_close(result, expected)
     for state, other in zip(states, expected_states, strict=True):
@@ -185,8 +185,8 @@ def test_wkv4(seed: int, shape: tuple[int, Sequence[int], int]) -> None:
     double = [state.astype(np.float64) for state in states]
     tokens = np.random.default_rng(seed).integers(0, VOCABULARY, sum(lengths)).astype(np.int32)
     none = np.zeros(0, np.int32)
-    result = cpu.compile(plan, threads=threads).run(Batch(tokens, lengths, states, none))
-    expected = numpy_backend.compile(plan, precision="fp64").run(Batch(tokens, lengths, double, none))
+    (result,) = cpu.compile(plan, CompileOptions(threads=threads)).run(Batch(tokens, lengths, states, none))
+    (expected,) = numpy_backend.compile(plan, CompileOptions(precision="fp64")).run(Batch(tokens, lengths, double, none))
     assert_close(result, expected)
     for state, other in zip(states, double, strict=True):
         assert_close(state, other)
@@ -302,13 +302,13 @@ def test_all_65536_half_precision_numbers_are_decoded_exactly(format: str, layou
         logits = p.embed(plain.reshape(1 << 16, 1).transpose())
     else:
         logits = p.matmul(p.embed(stored(np.ones((1, 1)), "f32")), plain.reshape(1 << 16, 1))
-    executable = cpu.compile(p.finish(logits), threads=1)
+    executable = cpu.compile(p.finish(logits), CompileOptions(threads=1))
     with np.errstate(invalid="ignore"):  # signalling NaNs
         expected = plain.decode()
     number = ~np.isnan(expected)
     for n in (1, 2):
         batch = Batch(np.zeros(n, np.int32), [n], [np.zeros(0, np.float32)], np.zeros(0, np.int32))
-        result = executable.run(batch)[n - 1]
+        result = executable.run(batch)[0][n - 1]
         assert np.isnan(result[~number]).all()
         if layout == "matrix times one":  # adding to zero loses the sign of zero, nothing else
             np.testing.assert_array_equal(result[number], expected[number])
@@ -326,8 +326,8 @@ def test_activations_of_extreme_numbers(kind: Any) -> None:
     p = PlanBuilder()
     plan = p.finish(p.activation(p.embed(stored(np.stack([EXTREMES, EXTREMES]), "f32")), kind))
     batch = Batch(np.zeros(1, np.int32), [1], [np.zeros(0, np.float32)], np.zeros(0, np.int32))
-    result = cpu.compile(plan, threads=1).run(batch)
-    expected = numpy_backend.compile(plan, precision="fp64").run(batch)
+    (result,) = cpu.compile(plan, CompileOptions(threads=1)).run(batch)
+    (expected,) = numpy_backend.compile(plan, CompileOptions(precision="fp64")).run(batch)
     with np.errstate(over="ignore"):
         np.testing.assert_allclose(result, expected.astype(np.float32), rtol=2e-6, atol=2e-43)
 
@@ -338,8 +338,8 @@ def test_activations_are_accurate_to_a_few_units_in_the_last_place(kind: Any) ->
     p = PlanBuilder()
     plan = p.finish(p.activation(p.embed(stored(values[None], "f32")), kind))
     batch = Batch(np.zeros(1, np.int32), [1], [np.zeros(0, np.float32)], np.zeros(0, np.int32))
-    result = cpu.compile(plan, threads=1).run(batch)
-    expected = numpy_backend.compile(plan, precision="fp64").run(batch)
+    (result,) = cpu.compile(plan, CompileOptions(threads=1)).run(batch)
+    (expected,) = numpy_backend.compile(plan, CompileOptions(precision="fp64")).run(batch)
     # exp(-exp(x)) magnifies the rounding of exp(x) by exp(x).
     normal = expected > 1e-30 if kind == "exp_neg_exp" else np.ones_like(expected, bool)
     np.testing.assert_allclose(result[normal], expected[normal], rtol=1e-5 if kind == "exp_neg_exp" else 5e-7)
@@ -403,23 +403,24 @@ def test_a_longer_plan(threads: int, lengths: Sequence[int]) -> None:
 def test_results_do_not_change_from_run_to_run() -> None:
     p = PlanBuilder()
     plan = p.finish(chain(p, np.random.default_rng(0)))
-    first, _ = run(cpu, plan, (3, 6), range(9), threads=3)
+    first, _ = run(cpu, plan, (3, 6), range(9), CompileOptions(threads=3))
     for _ in range(5):
-        again, _ = run(cpu, plan, (3, 6), range(9), threads=3)
+        again, _ = run(cpu, plan, (3, 6), range(9), CompileOptions(threads=3))
         np.testing.assert_array_equal(again, first)
 
 
 def test_one_executable_runs_batches_of_any_shape_in_any_order() -> None:
     p = PlanBuilder()
     plan = p.finish(chain(p, np.random.default_rng(0)))
-    ours, reference = cpu.compile(plan, threads=2), numpy_backend.compile(plan, precision="fp64")
+    ours = cpu.compile(plan, CompileOptions(threads=2))
+    reference = numpy_backend.compile(plan, CompileOptions(precision="fp64"))
     rng = np.random.default_rng(2)
     for lengths in ((1,), (40,), (2, 3), (1, 1, 1), (1,), (300,), (7,)):
         states = [f32(rng, plan.state_size) for _ in lengths]
         tokens = rng.integers(0, VOCABULARY, sum(lengths)).astype(np.int32)
         outputs = np.arange(0, sum(lengths), 3, dtype=np.int32)
-        expected = reference.run(Batch(tokens, lengths, [s.astype(np.float64) for s in states], outputs))
-        assert_close(ours.run(Batch(tokens, lengths, states, outputs)), expected)
+        (expected,) = reference.run(Batch(tokens, lengths, [s.astype(np.float64) for s in states], outputs))
+        assert_close(ours.run(Batch(tokens, lengths, states, outputs))[0], expected)
 
 
 def shift_plan() -> Plan:
@@ -451,7 +452,7 @@ def good_batch(**changes: Any) -> Batch:
     ids=str,
 )
 def test_a_batch_that_would_read_elsewhere_is_refused(changes: dict[str, Any]) -> None:
-    executable = cpu.compile(shift_plan(), threads=1)
+    executable = cpu.compile(shift_plan(), CompileOptions(threads=1))
     with pytest.raises(InputError):
         executable.run(good_batch(**changes))
     executable.run(good_batch())
@@ -461,12 +462,12 @@ def test_a_plan_whose_sizes_do_not_fit_is_refused() -> None:
     p = PlanBuilder()
     x = p.embed(stored(np.ones((4, 3)), "f32"))
     with pytest.raises(BackendError):
-        cpu.compile(p.finish(p.add(x, np.ones(4))), threads=1)
+        cpu.compile(p.finish(p.add(x, np.ones(4))))
 
 
 def test_only_float32_is_offered() -> None:
     with pytest.raises(BackendError):
-        cpu.compile(shift_plan(), precision="fp64")
+        cpu.compile(shift_plan(), CompileOptions(precision="fp64"))
 
 
 def test_formats_without_a_kernel_are_not_supported_and_refused() -> None:

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rwkv_edge import registry
-from rwkv_edge.backend import Backend, Batch, HoldsStates
+from rwkv_edge.backend import Backend, Batch, CompileOptions, HoldsStates
 from rwkv_edge.plan import ACTIVATIONS, Buffer, Plan, PlanBuilder
 from rwkv_edge.quant.decode import LAYOUTS
 from rwkv_edge.quant.formats import FORMATS
@@ -68,15 +68,17 @@ class Inputs:
         return self.rng.uniform(low, high, self.width).astype(np.float32)
 
 
-def run(backend: Backend, plan: Plan, lengths: Sequence[int], outputs: Sequence[int], **options: Any) -> list[Array]:
+def run(
+    backend: Backend, plan: Plan, lengths: Sequence[int], outputs: Sequence[int], precision: str | None = None
+) -> list[Array]:
     """Two runs with the same states: results of both, and the states after."""
     rng = np.random.default_rng(1)
-    executable = backend.compile(plan, **options)
+    executable = backend.compile(plan, CompileOptions(precision))
     states = [rng.standard_normal(plan.state_size).astype(executable.state_dtype) for _ in lengths]
     results = []
     for _ in range(2):
         tokens = rng.integers(0, VOCABULARY, sum(lengths)).astype(np.int32)
-        results.append(executable.run(Batch(tokens, lengths, states, np.array(outputs, np.int32))))
+        results += executable.run(Batch(tokens, lengths, states, np.array(outputs, np.int32)))
     if isinstance(executable, HoldsStates):
         for state in states:
             executable.fetch(state)
@@ -90,7 +92,7 @@ def assert_same(backend: Backend, build: Build, lengths: Sequence[int], outputs:
     if refused := [type(op).__name__ for op in plan.ops if not backend.supports(op)]:
         pytest.skip(f"{backend.name} takes no {refused[0]} of this kind")
     actual = run(backend, plan, lengths, outputs)
-    expected = run(registry.definition(), plan, lengths, outputs, precision="fp64")
+    expected = run(registry.definition(), plan, lengths, outputs, "fp64")
     for ours, theirs in zip(actual, expected, strict=True):
         assert ours.dtype == np.float32
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max(initial=1e-30))
@@ -230,6 +232,6 @@ def test_embedding_rows_are_exact(backend: Backend, format: str) -> None:
     builder = PlanBuilder()
     executable = backend.compile(builder.finish(builder.embed(weight)))
     tokens = np.array([5, 0, 3], np.int32)
-    result = executable.run(Batch(tokens, [3], [np.zeros(0, np.float32)], np.zeros(0, np.int32)))
+    (result,) = executable.run(Batch(tokens, [3], [np.zeros(0, np.float32)], np.zeros(0, np.int32)))
     executable.close()
     np.testing.assert_array_equal(result, weight.decode()[tokens])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rwkv_edge import registry
 from rwkv_edge.arch import build_plan
-from rwkv_edge.backend import Batch, HoldsStates
+from rwkv_edge.backend import Batch, CompileOptions, HoldsStates
 from rwkv_edge.plan import Input, Plan, inputs
 from rwkv_edge.strategy.cut import cut
 from rwkv_edge.strategy.split import Link, SplitExecutable
@@ -41,7 +41,7 @@ def runs(executable: Any, plan: Plan) -> list[Array]:
     for active, lengths in (((0, 1), (5, 2)), ((0,), (1,)), ((2, 0, 1), (3, 1, 1)), ((1,), (4,)), ((0, 1, 2), (1, 1, 1))):
         tokens = rng.integers(0, 97, sum(lengths)).astype(np.int32)
         outputs = np.arange(0, len(tokens), 2, dtype=np.int32)
-        found.append(executable.run(Batch(tokens, lengths, [states[i] for i in active], outputs)))
+        found += executable.run(Batch(tokens, lengths, [states[i] for i in active], outputs))
     if isinstance(executable, HoldsStates):
         for state in states:
             executable.fetch(state)
@@ -54,7 +54,7 @@ def runs(executable: Any, plan: Plan) -> list[Array]:
 def test_a_cut_changes_nothing(plan: Plan, layers: tuple[int, ...], names: tuple[str, ...]) -> None:
     for name in names:
         need_backend(name)
-    expected = runs(registry.load("numpy").compile(plan, precision="fp64"), plan)
+    expected = runs(registry.load("numpy").compile(plan, CompileOptions(precision="fp64")), plan)
     for ours, theirs in zip(runs(split(plan, layers, names), plan), expected, strict=True):
         assert ours.dtype == np.float32
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * max(1, np.abs(theirs[np.abs(theirs) < 1e20]).max()))

@@ -107,10 +107,7 @@ class CpuExecutable:
         self._times = np.zeros((self._threads, 2 * self._n_ops + 1), np.int64)
         return self._times
 
-    def run(self, batch: Batch) -> NDArray[np.float32]:
-        return self.run_all(batch)[0]
-
-    def run_all(self, batch: Batch) -> list[NDArray[np.float32]]:
+    def run(self, batch: Batch) -> list[NDArray[np.float32]]:
         """Raises InputError for a batch that does not fit the plan, BackendError when closed or when a thread fails."""
         if os.getpid() != self._pid:  # a fork: its child has none of our threads, and maybe a lock that nobody will release
             self._pid, self._lock, self._room.workplace = os.getpid(), threading.Lock(), None
