@@ -1,10 +1,10 @@
 """What backends for devices with memory of their own share.
 
-    stages.py      a Plan's ops grouped into stages, one kernel launch each
+    fusion.py      a Plan's ops fused: groups of them that are one kernel launch each
     packing.py     weights in the layouts that device kernels read
-    places.py      where buffers and vectors lie
-    kernels.py     a stage as kernel source: calls of functions that each backend's kernel files define
-    program.py     a Plan as device memory and steps
+    allocation.py  where buffers and vectors lie
+    kernels.py     a fusion as kernel source: calls of functions that each backend's kernel files define
+    device_plan.py a Plan as device memory and steps
     states.py      which sequences' states lie on the device
     inputs.py      what the host tells the device about a run
     executable.py  runs: inputs in, steps, logits out

@@ -83,7 +83,7 @@ class DeviceBackend(ABC):
         return bool(found := self.found()) and choose(found, self._which, self.noun).kind in WITHOUT_MEMORY
 
     def supports(self, op: Op) -> bool:
-        from rwkv_edge_device.stages import OPS
+        from rwkv_edge_device.fusion import OPS
 
         return isinstance(op, OPS) and (not isinstance(op, MatMul | Embed) or op.weight.format in FORMATS)
 

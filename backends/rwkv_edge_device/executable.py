@@ -13,10 +13,10 @@ from rwkv_edge import plan as p
 from rwkv_edge.backend import AsStored, Batch, ConvertsWeights
 from rwkv_edge.errors import BackendError
 from rwkv_edge_device import inputs
+from rwkv_edge_device.device_plan import DevicePlan
 from rwkv_edge_device.driver import Driver, Grid, RunShape, Step
+from rwkv_edge_device.fusion import refuse_unknown
 from rwkv_edge_device.kernels import DOT_TOKENS
-from rwkv_edge_device.program import Program
-from rwkv_edge_device.stages import refuse_unknown
 from rwkv_edge_device.states import Seats
 
 MOST_ROWS = 512
@@ -57,16 +57,16 @@ class DeviceExecutable:
         self._input_widths = [op.out.width for op in self._host_rows if isinstance(op, p.Input)]
         try:
             refuse_unknown(plan)
-            self._program: Program = (
-                beside._program.part(plan) if beside else Program(plan, driver, conversions or AsStored())
+            self._device_plan: DevicePlan = (
+                beside._device_plan.part(plan) if beside else DevicePlan(plan, driver, conversions or AsStored())
             )
             self._seats = Seats(driver, plan.state_size)
         except BaseException:
             if beside is None:
                 driver.close()
             raise
-        self.plan = self._program.plan
-        self._arena, self._inputs = Room(driver, "activations"), Room(driver, "inputs")
+        self.plan = self._device_plan.plan
+        self._arena, self._inputs = GrowableMemory(driver, "activations"), GrowableMemory(driver, "inputs")
         self._state_size = plan.state_size
         self._most_rows = self._rows_that_fit()
         self._layouts: dict[tuple[bool, RunShape], Layout] = {}
@@ -80,12 +80,12 @@ class DeviceExecutable:
     @property
     def matrix_bytes(self) -> int:
         """On the device, all of which a token reads."""
-        return self._program.matrix_bytes
+        return self._device_plan.matrix_bytes
 
     @property
     def launches(self) -> int:
         """Of kernels for one token."""
-        return len(self._program.schedules[True])
+        return len(self._device_plan.schedules[True])
 
     def run(self, batch: Batch) -> list[NDArray[np.float32]]:
         """Raises InputError for a batch that does not fit the plan, BackendError when closed or when the device fails."""
@@ -109,7 +109,7 @@ class DeviceExecutable:
 
     def prepare(self) -> None:
         """Compile what single tokens need: a device that refuses does so now. Raises BackendError, and is closed then."""
-        arena = self._program.arenas[True]
+        arena = self._device_plan.arenas[True]
         try:
             self._arena.reserve(4 * arena.floats(1, 1))
             self._inputs.reserve(4 * (inputs.HEAD + sum(op.out.width for op in self._host_rows)))
@@ -153,7 +153,7 @@ class DeviceExecutable:
 
     def _rows_that_fit(self) -> int:
         """Rows that fit the arena even if the logits of all are wanted."""
-        per_row = max(4 * arena.floats(1, 1) for arena in self._program.arenas.values())
+        per_row = max(4 * arena.floats(1, 1) for arena in self._device_plan.arenas.values())
         return max(1, min(MOST_ROWS, self.driver.limits.binding // max(1, per_row)))
 
     def _run(self, piece: inputs.Piece, batch: Batch, out: list[NDArray[np.float32]]) -> None:
@@ -164,18 +164,18 @@ class DeviceExecutable:
         self._inputs.reserve(words.nbytes)
         self.driver.write(self._inputs.memory, 0, words)
         self.driver.launch(self._recording(layout.variant), layout.grids, self._arena.memory, layout.results[0], out[0])
-        for place, rows in zip(layout.results[1:], out[1:], strict=True):
+        for begin, rows in zip(layout.results[1:], out[1:], strict=True):
             if rows.size:
-                self.driver.read(self._arena.memory, place, rows)
+                self.driver.read(self._arena.memory, begin, rows)
 
     def _layout(self, one_each: bool, shape: RunShape) -> Layout:
         if (layout := self._layouts.get((one_each, shape))) is not None:
             return layout
         variant = one_each, tokens_at_once(shape.rows), tokens_at_once(shape.outputs)
-        arena = self._program.arenas[one_each]
+        arena = self._device_plan.arenas[one_each]
         begin = arena.tokens.size * shape.rows
         results = [
-            4 * (begin + arena.place(buffer) * shape.outputs if buffer.per_output else arena.place(buffer) * shape.rows)
+            4 * (begin + arena.offset(buffer) * shape.outputs if buffer.per_output else arena.offset(buffer) * shape.rows)
             for buffer in self.plan.results
         ]
         grids = [step.grid(shape) for step in self._steps_of(variant)]
@@ -187,11 +187,11 @@ class DeviceExecutable:
 
     def _steps_of(self, variant: Variant) -> list[Step]:
         if variant not in self._steps:
-            self._steps[variant] = self._program.steps(*variant)
+            self._steps[variant] = self._device_plan.steps(*variant)
         return self._steps[variant]
 
     def _recording(self, variant: Variant) -> Any:
-        memories = self._arena.memory, self._program.vectors, self._seats.memory, self._inputs.memory
+        memories = self._arena.memory, self._device_plan.vectors, self._seats.memory, self._inputs.memory
         if any(map(is_not, memories, self._recorded_with)):
             self._recordings.clear()
             self._recorded_with = memories
@@ -205,7 +205,7 @@ def tokens_at_once(rows: int) -> int:
     return next((n for n in DOT_TOKENS if rows <= n), 0)
 
 
-class Room:
+class GrowableMemory:
     """Device memory that is replaced by a larger one when it gets too small."""
 
     def __init__(self, driver: Driver, what: str) -> None:

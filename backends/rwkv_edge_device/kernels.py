@@ -1,6 +1,6 @@
-"""A stage as kernel source: the order of function calls. The functions are in the backend's kernel files.
+"""A fusion as kernel source: the order of function calls. The functions are in the backend's kernel files.
 
-Names in a body: `b7` is the number this thread has of the stage's buffer 7, `at7` where the thread's row of it begins in the
+Names in a body: `b7` is the number this thread has of the fusion's buffer 7, `at7` where the thread's row of it begins in the
 arena, `word(i)` parameter i of the launch. Buffers are counted in order of use, so that layers of one shape share a kernel
 and differ only in their words.
 """
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from rwkv_edge import plan as p
 from rwkv_edge.errors import BackendError
+from rwkv_edge_device.allocation import Arena, Vectors
 from rwkv_edge_device.driver import Dialect, Grid, Kernel, RunShape, Step
+from rwkv_edge_device.fusion import Fusion, Member
 from rwkv_edge_device.packing import UNIT, layout_of
-from rwkv_edge_device.places import Arena, Vectors
-from rwkv_edge_device.stages import Member, Stage
 
 LANES = 256  # threads for a row, where a workgroup can have so many
 CHANNELS = 64  # of a workgroup where there are no heads
@@ -28,8 +28,8 @@ LINE = 4  # words: matrices begin at 16-byte lines
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """arena, vectors: see places.py.  host_rows: buffer index -> offset among the inputs, per token."""
+class Allocation:
+    """arena, vectors: see allocation.py.  host_rows: buffer index -> offset among the inputs, per token."""
 
     arena: Arena
     vectors: Vectors
@@ -41,7 +41,7 @@ class Writer:
     """Lines of a body, and the words they use."""
 
     dialect: Dialect
-    places: Places
+    allocation: Allocation
     words: list[int] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     computed: set[int] = field(default_factory=set)
@@ -64,14 +64,14 @@ class Writer:
     def rows_of(self, buffers: Iterable[p.Buffer], row: str) -> None:
         """Where the row begins in each buffer."""
         for buffer in buffers:
-            base = self.word(self.places.arena.place(buffer))
-            region = "output_rows" if buffer.per_output else "token_rows"
-            self.let_index(f"at{self.number(buffer)}", f"{region}({base}) + {row} * {buffer.width}u")
+            base = self.word(self.allocation.arena.offset(buffer))
+            rows_at = "output_rows" if buffer.per_output else "token_rows"
+            self.let_index(f"at{self.number(buffer)}", f"{rows_at}({base}) + {row} * {buffer.width}u")
 
     def operand(self, x: p.Buffer | NDArray[Any]) -> str:
         """This thread's number of a buffer or of a vector for all rows."""
         if isinstance(x, np.ndarray):
-            return f"vectors[{self.word(self.places.vectors.place(x))} + c]"
+            return f"vectors[{self.word(self.allocation.vectors.offset(x))} + c]"
         n = self.number(x)
         return f"b{n}" if x.index in self.computed else f"arena[at{n} + c]"
 
@@ -111,24 +111,24 @@ def constants(**values: int) -> tuple[tuple[str, int], ...]:
     return tuple(values.items())
 
 
-def outside(stage: Stage) -> list[p.Buffer]:
-    """The buffers from other stages, in order of first use."""
-    wanted = stage.reads()
-    return list({b.index: b for op in stage.ops for b in p.inputs(op) if b.index in wanted}.values())
+def outside(fusion: Fusion) -> list[p.Buffer]:
+    """The buffers from other fusions, in order of first use."""
+    wanted = fusion.reads()
+    return list({b.index: b for op in fusion.ops for b in p.inputs(op) if b.index in wanted}.values())
 
 
 # ---- rows: one workgroup a row
 
 
-def rows_step(stage: Stage, places: Places, dialect: Dialect, threads: int) -> Step:
+def rows_step(fusion: Fusion, allocation: Allocation, dialect: Dialect, threads: int) -> Step:
     """threads: of a workgroup, at most."""
-    w = Writer(dialect, places)
-    first = stage.ops[0].out
-    gathered = {op.x.index for op in stage.ops if isinstance(op, p.SelectOutputs)}
-    w.rows_of([b for b in outside(stage) if b.index not in gathered], "row")
-    w.rows_of([b for b in outside(stage) if b.index in gathered], "output_row(row)")
-    w.rows_of([op.out for op in stage.ops if op.out.index in places.arena.kept], "row")
-    for ops in _loops(stage.ops):
+    w = Writer(dialect, allocation)
+    first = fusion.ops[0].out
+    gathered = {op.x.index for op in fusion.ops if isinstance(op, p.SelectOutputs)}
+    w.rows_of([b for b in outside(fusion) if b.index not in gathered], "row")
+    w.rows_of([b for b in outside(fusion) if b.index in gathered], "output_row(row)")
+    w.rows_of([op.out for op in fusion.ops if op.out.index in allocation.arena.kept], "row")
+    for ops in _loops(fusion.ops):
         _rows_loop(w, ops)
     sizes = constants(WIDTH=first.width, LANES=min(LANES, threads))
 
@@ -156,7 +156,7 @@ def _rows_loop(w: Writer, ops: list[p.Op]) -> None:
     w.lines.append(w.dialect.each_channel)
     for op in ops:
         w.result(op, _rows_value(w, op))
-        if op.out.index in w.places.arena.kept:
+        if op.out.index in w.allocation.arena.kept:
             w.store(op.out)
     w.lines.append("}")
     w.computed.clear()
@@ -166,7 +166,7 @@ def _rows_value(w: Writer, op: p.Op) -> str:
     of = w.operand
     match op:
         case p.Embed() | p.Input():
-            return f"embedded({w.word(w.places.host_rows[op.out.index])}, row, c)"
+            return f"embedded({w.word(w.allocation.host_rows[op.out.index])}, row, c)"
         case p.SelectOutputs():
             return of(op.x)
         case p.LayerNorm():
@@ -182,24 +182,24 @@ def _rows_value(w: Writer, op: p.Op) -> str:
 # ---- heads: one workgroup a head (or some channels) of a sequence
 
 
-def heads_step(stage: Stage, places: Places, dialect: Dialect, threads: int) -> Step:
+def heads_step(fusion: Fusion, allocation: Allocation, dialect: Dialect, threads: int) -> Step:
     """threads: of a workgroup, at most. Raises BackendError for a head that needs more."""
-    w = Writer(dialect, places)
-    out = stage.ops[0].out
-    n_head = next((op.n_head for op in stage.ops if hasattr(op, "n_head")), None)
+    w = Writer(dialect, allocation)
+    out = fusion.ops[0].out
+    n_head = next((op.n_head for op in fusion.ops if hasattr(op, "n_head")), None)
     size = CHANNELS if n_head is None else out.width // n_head
     possible = (PARTS, 2, 1) if n_head else (1,)
     parts = next((n for n in possible if size % n == 0 and size * n <= threads), 0)
     if not parts:
         raise BackendError(f"heads of {size} channels are too large for this device, whose workgroups have {threads} threads")
-    state = next((op for op in stage.ops if isinstance(op, p.Wkv4 | p.Wkv6 | p.Wkv7)), None)
+    state = next((op for op in fusion.ops if isinstance(op, p.Wkv4 | p.Wkv6 | p.Wkv7)), None)
     name = type(state).__name__.lower() if state else "stateless"
     w.word(state.slot.offset if state else 0)  # the kernel file's own: word(0)
-    w.rows_of(outside(stage), "row")
-    w.rows_of([op.out for op in stage.ops if op.out.index in places.arena.kept], "row")
-    for op in stage.ops:
+    w.rows_of(outside(fusion), "row")
+    w.rows_of([op.out for op in fusion.ops if op.out.index in allocation.arena.kept], "row")
+    for op in fusion.ops:
         w.result(op, _heads_value(w, op))
-        if op.out.index in places.arena.kept:
+        if op.out.index in allocation.arena.kept:
             w.lines.append("if (stores) {")
             w.store(op.out)
             w.lines.append("}")
@@ -234,25 +234,25 @@ def _heads_value(w: Writer, op: p.Op) -> str:
 # ---- matmul: one workgroup some rows of a matrix
 
 
-def matmul_step(stage: Stage, places: Places, dialect: Dialect, weights: Any, tokens: int) -> Step:
+def matmul_step(fusion: Fusion, allocation: Allocation, dialect: Dialect, weights: Any, tokens: int) -> Step:
     """tokens: how many a workgroup takes; 0: the kernel of tiles, for many."""
-    layout = layout_of(stage.members[0].matmul.weight)
+    layout = layout_of(fusion.members[0].matmul.weight)
     group = ROW_GROUP if tokens else TILE_ROWS
-    w = Writer(dialect, places)
+    w = Writer(dialect, allocation)
     choose: list[str] = []
     finish: list[str] = []
     groups = units = 0
-    for i, member in enumerate(stage.members):
+    for i, member in enumerate(fusion.members):
         n_out, n_in = member.end - member.begin, member.matmul.weight.shape[1]
         first, groups = groups, groups - (-n_out // group)
-        region = "output_rows" if member.matmul.x.per_output else "token_rows"
-        x, matrix = f"{region}({w.word(places.arena.place(member.matmul.x))})", w.word(units)
+        rows_at = "output_rows" if member.matmul.x.per_output else "token_rows"
+        x, matrix = f"{rows_at}({w.word(allocation.arena.offset(member.matmul.x))})", w.word(units)
         units += layout.words(n_out, n_in) // LINE
         numbers = f"{i}u, (group - {first}u) * {group}u, {n_out}u, {n_in}u, {x}, {matrix}"
         choose.append(dialect.choose.format(end=groups, numbers=numbers))
         finish += [dialect.case.format(case=i), *_after(w, member), dialect.end_case]
-    per_output = stage.ops[0].out.per_output
-    whole = all(member.matmul.weight.shape[1] % UNIT == 0 for member in stage.members)
+    per_output = fusion.ops[0].out.per_output
+    whole = all(member.matmul.weight.shape[1] % UNIT == 0 for member in fusion.members)
     sizes = constants(ROWS=group, TOKENS=tokens or TILE_TOKENS, PER_OUTPUT=int(per_output), WHOLE=int(whole))
     if layout.code_bits < 16:
         sizes += constants(CODE_BITS=layout.code_bits, RUN=layout.run, BLOCK=layout.block or 1)
@@ -271,7 +271,7 @@ def _after(w: Writer, member: Member) -> list[str]:
     w.lines, w.computed = [], set()
     own = {op.out.index for op in member.ops}
     needed = {b.index: b for op in member.then for b in p.inputs(op) if b.index not in own}
-    kept = [op.out for op in member.ops if op.out.index in w.places.arena.kept]
+    kept = [op.out for op in member.ops if op.out.index in w.allocation.arena.kept]
     w.let_index("c", f"row + {w.word(member.begin)}")
     w.rows_of([*needed.values(), *kept], "t")
     w.result(member.matmul, "y")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rwkv_edge_device.driver import Kernel
 
-ROOM = Path(__file__).parent  # its modules write the rest of a kernel, and pack weights
+PACKAGE = Path(__file__).parent  # its modules write the rest of a kernel, and pack weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +34,7 @@ class Sources:
     def digest(self) -> str:
         """Names the text of all that decides what a device is given: kernel files, the backend's modules, and those here."""
         digest = hashlib.sha256()
-        for path in sorted([*self.folder.glob(f"*.{self.ending}"), *self.folder.parent.glob("*.py"), *ROOM.glob("*.py")]):
+        for path in sorted([*self.folder.glob(f"*.{self.ending}"), *self.folder.parent.glob("*.py"), *PACKAGE.glob("*.py")]):
             digest.update(path.read_bytes())
         return digest.hexdigest()
 

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge.errors import BackendError
+from rwkv_edge_device.allocation import aligned
 from rwkv_edge_device.driver import Driver
-from rwkv_edge_device.places import aligned
 
 Array = NDArray[np.float32]
 MOST_SEATS = 64

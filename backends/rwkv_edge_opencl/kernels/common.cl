@@ -18,7 +18,7 @@ typedef struct { uint first, end, state; } Segment;
 #define n_rows() inputs[0]
 #define n_outputs() inputs[1]
 
-// Where a buffer begins that takes `offset` numbers per row of its region.
+// Where a buffer begins that takes `offset` numbers per row of its pool.
 #define token_rows(offset) ((offset) * n_rows())
 #define output_rows(offset) (inputs[3] + (offset) * n_outputs())
 

@@ -15,7 +15,7 @@ fn word(i: u32) -> u32 { return words[i / 4u][i % 4u]; }
 fn n_rows() -> u32 { return inputs[0]; }
 fn n_outputs() -> u32 { return inputs[1]; }
 
-// Where a buffer begins that takes `offset` numbers per row of its region.
+// Where a buffer begins that takes `offset` numbers per row of its pool.
 fn token_rows(offset: u32) -> u32 { return offset * n_rows(); }
 fn output_rows(offset: u32) -> u32 { return inputs[3] + offset * n_outputs(); }
 

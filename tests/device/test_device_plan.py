@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rwkv_edge_device.device_plan import DevicePlan
 from rwkv_edge_device.executable import DeviceExecutable
-from rwkv_edge_device.program import Program
 
 from rwkv_edge.backend import Batch
 from rwkv_edge.convert.conversions import Conversions, converted_plan
@@ -41,8 +41,8 @@ def conversions(plan: Plan, type: str, **more: Any) -> Conversions:
     return Conversions([(weight, type) for weight in plan.weights()], threads=2, **more)
 
 
-def words(program: Program) -> list[NDArray[np.uint8]]:
-    return list(program._matrices.values())
+def words(device_plan: DevicePlan) -> list[NDArray[np.uint8]]:
+    return list(device_plan._matrices.values())
 
 
 @pytest.mark.parametrize("type", ["f16", "q8_0", "q4"])
@@ -50,8 +50,8 @@ def test_the_device_gets_what_the_strategy_means(type: str) -> None:
     """Also where a matrix is too large for one launch."""
     plan = chain(3)
     driver = FakeDriver(binding=36_000)
-    found = words(Program(plan, driver, conversions(plan, type)))
-    expected = words(Program(converted_plan(plan, type), FakeDriver(binding=36_000), Conversions()))
+    found = words(DevicePlan(plan, driver, conversions(plan, type)))
+    expected = words(DevicePlan(converted_plan(plan, type), FakeDriver(binding=36_000), Conversions()))
     assert len(found) == len(expected) > 3
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -64,10 +64,10 @@ def test_numbers_that_a_format_cannot_hold_change_the_format() -> None:
     late[0][5, 7] = 0x4F80  # 2 ** 32: too much for f16, and for a block's scale
     late[1][0, 0] = 0x7F80  # infinity
     for type, formats in (("f16", ["f16", "f16", "f32", "f16"]), ("q8_0", ["q8_0", "q8_0", "bf16", "bf16"])):
-        program = Program(plan, driver := FakeDriver(), conversions(plan, type))
-        assert [op.weight.format for op in program.plan.ops if isinstance(op, MatMul)] == formats
-        expected = words(Program(converted_plan(plan, type), FakeDriver(), Conversions()))
-        for one, other in zip(words(program), expected, strict=True):
+        device_plan = DevicePlan(plan, driver := FakeDriver(), conversions(plan, type))
+        assert [op.weight.format for op in device_plan.plan.ops if isinstance(op, MatMul)] == formats
+        expected = words(DevicePlan(converted_plan(plan, type), FakeDriver(), Conversions()))
+        for one, other in zip(words(device_plan), expected, strict=True):
             np.testing.assert_array_equal(one, other)
         assert driver.allocated.count("weights") == 8
 
@@ -100,10 +100,10 @@ class Sink(FakeDriver):
 def test_a_few_matrices_are_in_memory_at_a_time() -> None:
     side, n = 1024, 40
     plan = chain(n, side)
-    Program(chain(1), Sink(), conversions(chain(1), "f16"))  # loads what is loaded once
+    DevicePlan(chain(1), Sink(), conversions(chain(1), "f16"))  # loads what is loaded once
     tracemalloc.start()
     try:
-        Program(plan, Sink(binding=1 << 24), conversions(plan, "f16"))
+        DevicePlan(plan, Sink(binding=1 << 24), conversions(plan, "f16"))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -120,7 +120,7 @@ def test_a_device_without_memory_says_so_before_anything_is_converted() -> None:
 
     plan = chain(6)
     with pytest.raises(BackendError, match="out of memory"):
-        Program(plan, Full(), conversions(plan, "q8_0", progress=lambda *_: pytest.fail("was converted")))
+        DevicePlan(plan, Full(), conversions(plan, "q8_0", progress=lambda *_: pytest.fail("was converted")))
     assert [op.weight.format for op in plan.ops if isinstance(op, MatMul)] == ["bf16"] * 6
 
 
@@ -131,7 +131,7 @@ def test_what_ends_an_upload_ends_the_conversion() -> None:
 
     plan, done = chain(40), list[int]()
     with pytest.raises(BackendError, match="was lost"):
-        Program(plan, Refusing(), conversions(plan, "f16", progress=lambda n, _: done.append(n)))
+        DevicePlan(plan, Refusing(), conversions(plan, "f16", progress=lambda n, _: done.append(n)))
     assert len(done) == 1
 
 
@@ -140,9 +140,9 @@ def test_a_part_of_a_plan_uses_the_weights_that_are_there() -> None:
     whole = DeviceExecutable(plan, driver := FakeDriver())
     part = whole.beside(without_head(whole.plan))
     assert driver.allocated.count("weights") == 3
-    assert [step.weights for step in part._program.steps(True, 1, 1)[1:]] == words(whole._program)[:2]
+    assert [step.weights for step in part._device_plan.steps(True, 1, 1)[1:]] == words(whole._device_plan)[:2]
     part.close()
-    assert not (words(whole._program)[0] == 255).all()  # not freed
+    assert not (words(whole._device_plan)[0] == 255).all()  # not freed
     part = whole.beside(without_head(whole.plan))
     whole.close()
     with pytest.raises(BackendError, match="closed"):

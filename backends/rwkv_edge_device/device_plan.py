@@ -12,24 +12,24 @@ from rwkv_edge.errors import BackendError
 from rwkv_edge.weights.mapping import release
 from rwkv_edge.weights.tensor import Tensor, absent
 from rwkv_edge_device import kernels
+from rwkv_edge_device.allocation import Arena, Vectors, host_row_offsets
 from rwkv_edge_device.driver import Driver, Limits, Step
+from rwkv_edge_device.fusion import MAX_MEMBERS, Fusion, Member, fusions
 from rwkv_edge_device.packing import layout_of, pack
-from rwkv_edge_device.places import Arena, Vectors, host_row_places
-from rwkv_edge_device.stages import MAX_MEMBERS, Member, Stage, stages
 
 Key = tuple[tuple[int, int], ...]  # (index of the product, first row) of each member
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
-    """Where the words of a stage's member go: byte `offset` of a memory."""
+class Destination:
+    """Where the words of a fusion's member go: byte `offset` of a memory."""
 
     member: Member
     memory: Any
     offset: int
 
 
-class Program:
+class DevicePlan:
     """What is on the device whatever the run: vectors and matrices. Steps are made when a run first needs them.
 
     plan: with matrices that only tell their shapes and formats, those on the device.
@@ -52,7 +52,7 @@ class Program:
             self._lay_out(plan, conversions)
             self._upload(plan, conversions)
 
-    def part(self, plan: p.Plan) -> "Program":
+    def part(self, plan: p.Plan) -> "DevicePlan":
         """That of a plan of some of this one's ops, in the same memory."""
         part = copy(self)
         part._lay_out(plan, AsStored())
@@ -60,30 +60,31 @@ class Program:
 
     @property
     def matrix_bytes(self) -> int:
-        return sum(_nbytes(member) for stage in self.schedules[True] for member in stage.members)
+        return sum(_nbytes(member) for fusion in self.schedules[True] for member in fusion.members)
 
     def steps(self, one_each: bool, tokens: int, outputs: int) -> list[Step]:
         """one_each: every sequence has one token.
 
         tokens: how many rows a matrix product takes at a time, 0 for tiles of many; outputs: likewise behind `SelectOutputs`.
         """
-        places = kernels.Places(self.arenas[one_each], self._vectors, self.host_rows)
+        allocation = kernels.Allocation(self.arenas[one_each], self._vectors, self.host_rows)
         schedule = self.schedules[one_each]
-        return [self._step(stage, places, outputs if stage.ops[0].out.per_output else tokens) for stage in schedule]
+        return [self._step(fusion, allocation, outputs if fusion.ops[0].out.per_output else tokens) for fusion in schedule]
 
     def _lay_out(self, plan: p.Plan, conversions: ConvertsWeights) -> None:
         """Schedules depend on the matrices' formats: launches take those of one kind."""
         self.plan = replace(plan, ops=tuple(_without_numbers(op, conversions) for op in plan.ops))
-        self.schedules = {one_each: stages(self.plan, one_each, self._split) for one_each in (True, False)}
+        self.schedules = {one_each: fusions(self.plan, one_each, self._split) for one_each in (True, False)}
         self.arenas = {one_each: Arena.of(self.plan, schedule) for one_each, schedule in self.schedules.items()}
-        self.host_rows = host_row_places(self.plan)
+        self.host_rows = host_row_offsets(self.plan)
 
     def _upload(self, plan: p.Plan, conversions: ConvertsWeights) -> bool:
         """Matrix by matrix, each when it is converted. Returns whether all became what was expected."""
         sources = {op.out.index: op.weight for op in plan.ops if isinstance(op, p.MatMul)}
-        places = [(index, list(group)) for index, group in groupby(self._places(), lambda place: place.member.matmul.out.index)]
-        with closing(conversions.each([sources[index] for index, _ in places])) as arriving:
-            for _, parts in places:
+        by_matrix = groupby(self._destinations(), lambda part: part.member.matmul.out.index)
+        destinations = [(index, list(parts)) for index, parts in by_matrix]
+        with closing(conversions.each([sources[index] for index, _ in destinations])) as arriving:
+            for _, parts in destinations:
                 weight = next(arriving)
                 if weight.format != parts[0].member.matmul.weight.format:
                     return False
@@ -93,28 +94,29 @@ class Program:
                 del weight  # before the next is waited for
         return True
 
-    def _places(self) -> Iterator[Place]:
+    def _destinations(self) -> Iterator[Destination]:
         """Allocates. A device that has too little says so before anything is converted."""
-        for stage in chain(*self.schedules.values()):
-            key = _key(stage)
-            if not stage.members or key in self._matrices:
+        for fusion in chain(*self.schedules.values()):
+            key = _key(fusion)
+            if not fusion.members or key in self._matrices:
                 continue
-            offsets = list(accumulate(map(_nbytes, stage.members), initial=0))
+            offsets = list(accumulate(map(_nbytes, fusion.members), initial=0))
             self._matrices[key] = self.driver.allocate(offsets[-1], "weights")
-            yield from (Place(member, self._matrices[key], at) for member, at in zip(stage.members, offsets, strict=False))
+            for member, offset in zip(fusion.members, offsets, strict=False):
+                yield Destination(member, self._matrices[key], offset)
 
-    def _write(self, place: Place, weight: Tensor) -> None:
-        with self.driver.filling(place.memory, place.offset, _nbytes(place.member)) as out:
-            pack(weight, place.member.begin, place.member.end, out.view("<u4"))
+    def _write(self, destination: Destination, weight: Tensor) -> None:
+        with self.driver.filling(destination.memory, destination.offset, _nbytes(destination.member)) as out:
+            pack(weight, destination.member.begin, destination.member.end, out.view("<u4"))
 
-    def _step(self, stage: Stage, places: kernels.Places, tokens: int) -> Step:
-        match stage.family:
+    def _step(self, fusion: Fusion, allocation: kernels.Allocation, tokens: int) -> Step:
+        match fusion.family:
             case "rows":
-                return kernels.rows_step(stage, places, self.driver.dialect, self.driver.limits.threads)
+                return kernels.rows_step(fusion, allocation, self.driver.dialect, self.driver.limits.threads)
             case "heads":
-                return kernels.heads_step(stage, places, self.driver.dialect, self.driver.limits.threads)
+                return kernels.heads_step(fusion, allocation, self.driver.dialect, self.driver.limits.threads)
             case "matmul":
-                return kernels.matmul_step(stage, places, self.driver.dialect, self._matrices[_key(stage)], tokens)
+                return kernels.matmul_step(fusion, allocation, self.driver.dialect, self._matrices[_key(fusion)], tokens)
 
     def _split(self, members: list[Member]) -> Iterator[list[Member]]:
         """Launches take members of one layout and kind of rows, as many as a binding and the parameters allow."""
@@ -152,9 +154,9 @@ def _parts(member: Member, limits: Limits) -> Iterator[Member]:
         yield Member(member.matmul, begin, min(n_out, begin + rows), member.then)
 
 
-def _key(stage: Stage) -> Key:
-    """Of the memory that holds the stage's matrices one behind the other."""
-    return tuple((member.matmul.out.index, member.begin) for member in stage.members)
+def _key(fusion: Fusion) -> Key:
+    """Of the memory that holds the fusion's matrices one behind the other."""
+    return tuple((member.matmul.out.index, member.begin) for member in fusion.members)
 
 
 def _without_numbers(op: p.Op, conversions: ConvertsWeights) -> p.Op:

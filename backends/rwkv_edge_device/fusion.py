@@ -1,6 +1,6 @@
-"""A Plan's ops grouped into stages. A stage is one kernel launch; what only its own ops read never reaches memory.
+"""A Plan's ops fused. A fusion is some of them as one kernel launch; what only its own ops read never reaches memory.
 
-Families of stages, and what one workgroup of each does:
+Families of fusions, and what one workgroup of each does:
     rows    one row: norms over it, token shift, elementwise ops
     heads   one head (or 64 channels) of one sequence, token after token: WKV, head norms, elementwise ops
     matmul  some rows of several matrices that can run at once, each followed by elementwise ops on its result
@@ -18,7 +18,7 @@ ROWS = (p.Embed, p.Input, p.SelectOutputs, p.LayerNorm, p.TokenShift)
 HEADS = (p.GroupNorm, p.L2Normalize, p.HeadBonus, p.Wkv4, p.Wkv6, p.Wkv7)
 OPS = (p.MatMul, *ELEMENTWISE, *ROWS, *HEADS)  # all that there are kernels for
 WITH_STATE = (p.Wkv4, p.Wkv6, p.Wkv7)
-MAX_MEMBERS = 8  # matrices of a matmul stage, and thereby the length of its parameters
+MAX_MEMBERS = 8  # matrices of a matmul fusion, and thereby the length of its parameters
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,15 +36,15 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stage:
-    """ops in order of execution; members: of a matmul stage, whose `ops` are all of theirs."""
+class Fusion:
+    """ops in order of execution; members: of a matmul fusion, whose `ops` are all of theirs."""
 
     family: Family
     ops: tuple[p.Op, ...]
     members: tuple[Member, ...] = ()
 
     def reads(self) -> set[int]:
-        """Indices of the buffers that come from other stages."""
+        """Indices of the buffers that come from other fusions."""
         own = {op.out.index for op in self.ops}
         return {buffer.index for op in self.ops for buffer in p.inputs(op)} - own
 
@@ -53,7 +53,7 @@ Split = Callable[[list[Member]], Iterator[list[Member]]]
 
 
 class _Scheduler:
-    """ops_left: not yet in a stage, in the plan's order.  done: buffers of finished stages.  readers: of each buffer."""
+    """ops_left: not yet in a fusion, in the plan's order.  done: buffers of finished fusions.  readers: of each buffer."""
 
     def __init__(self, plan: p.Plan, one_each: bool, split: Split) -> None:
         self.one_each, self.split = one_each, split
@@ -65,21 +65,21 @@ class _Scheduler:
             for buffer in p.inputs(op):
                 self.readers.setdefault(buffer.index, []).append(op)
 
-    def run(self) -> Iterator[Stage]:
+    def run(self) -> Iterator[Fusion]:
         while self.ops_left:
             matmuls = [op for op in self.ops_left if isinstance(op, p.MatMul) and op.x.index in self.done]
-            taken = list(self._matmul_stages(matmuls)) if matmuls else [self._other_stage()]
-            for stage in taken:
-                self.done |= {op.out.index for op in stage.ops}
-            finished = {id(op) for stage in taken for op in stage.ops}
+            taken = list(self._matmul_fusions(matmuls)) if matmuls else [self._other_fusion()]
+            for fusion in taken:
+                self.done |= {op.out.index for op in fusion.ops}
+            finished = {id(op) for fusion in taken for op in fusion.ops}
             self.ops_left = [op for op in self.ops_left if id(op) not in finished]
             yield from taken
 
-    def _matmul_stages(self, matmuls: list[p.MatMul]) -> Iterator[Stage]:
+    def _matmul_fusions(self, matmuls: list[p.MatMul]) -> Iterator[Fusion]:
         members = [Member(op, 0, op.weight.shape[0], tuple(self._followers(op))) for op in matmuls]
         for group in self.split(members):
             ops = {id(op): op for member in group for op in member.ops}
-            yield Stage("matmul", tuple(ops.values()), tuple(group))
+            yield Fusion("matmul", tuple(ops.values()), tuple(group))
 
     def _followers(self, op: p.Op) -> Iterator[p.Op]:
         """The chain of elementwise ops in which each is the only reader of the one before and needs nothing else new."""
@@ -93,7 +93,7 @@ class _Scheduler:
             op = readers[0]
             yield op
 
-    def _other_stage(self) -> Stage:
+    def _other_fusion(self) -> Fusion:
         taken: list[p.Op] = []
         inside: set[int] = set()
         for op in self.ops_left:
@@ -101,10 +101,10 @@ class _Scheduler:
             if not isinstance(op, p.MatMul) and operands <= self.done | inside and self._joins(op, taken, inside):
                 taken.append(op)
                 inside.add(op.out.index)
-        return Stage(_family(taken) or "rows", tuple(taken))
+        return Fusion(_family(taken) or "rows", tuple(taken))
 
     def _joins(self, op: p.Op, taken: list[p.Op], inside: set[int]) -> bool:
-        """Whether `op` can be in one stage with `taken`, whose results are `inside`."""
+        """Whether `op` can be in one fusion with `taken`, whose results are `inside`."""
         if not taken:
             return True
         if (op.out.width, op.out.per_output) != (taken[0].out.width, taken[0].out.per_output):
@@ -139,7 +139,7 @@ def refuse_unknown(plan: p.Plan) -> None:
             raise BackendError(f"backends with devices have no kernel for {type(op).__name__}")
 
 
-def stages(plan: p.Plan, one_each: bool, split: Split) -> list[Stage]:
+def fusions(plan: p.Plan, one_each: bool, split: Split) -> list[Fusion]:
     """one_each: for runs in which every sequence has one token, so that token shift never looks at another row.
 
     split: parts matmuls that could run at once into those that one launch can do (and too large ones into parts).

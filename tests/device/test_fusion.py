@@ -3,8 +3,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rwkv_edge_device.places import Arena
-from rwkv_edge_device.stages import Member, stages
+from rwkv_edge_device.allocation import Arena
+from rwkv_edge_device.fusion import Member, fusions
 
 from rwkv_edge.arch import build_plan
 from rwkv_edge.plan import MatMul, Plan, inputs
@@ -32,37 +32,37 @@ def plan(version: str, tiny_pth: Callable[[str], Path]) -> Plan:
 def test_every_op_runs_once_and_after_what_it_reads(plan: Plan, one_each: bool) -> None:
     done: set[int] = set()
     seen = []
-    for stage in stages(plan, one_each, together):
-        for op in stage.ops:
-            inside = done | {other.out.index for other in stage.ops}
+    for fusion in fusions(plan, one_each, together):
+        for op in fusion.ops:
+            inside = done | {other.out.index for other in fusion.ops}
             assert {buffer.index for buffer in inputs(op)} <= inside
             seen.append(op)
-        assert {op.x.index for op in stage.ops if isinstance(op, MatMul)} <= done
-        done |= {op.out.index for op in stage.ops}
+        assert {op.x.index for op in fusion.ops if isinstance(op, MatMul)} <= done
+        done |= {op.out.index for op in fusion.ops}
     assert sorted(map(id, seen)) == sorted(map(id, plan.ops))
 
 
 def test_launches_per_layer(plan: Plan, version: str) -> None:
     layers = len(plan.layer_starts) - 1
-    decode = len(stages(plan, True, together))
+    decode = len(fusions(plan, True, together))
     assert decode <= LAUNCHES_PER_LAYER[version] * layers + 2
-    assert len(stages(plan, False, together)) <= decode + 2 * layers
+    assert len(fusions(plan, False, together)) <= decode + 2 * layers
 
 
 @pytest.mark.parametrize("one_each", [True, False])
 def test_buffers_that_are_alive_do_not_overlap(plan: Plan, one_each: bool) -> None:
-    schedule = stages(plan, one_each, together)
+    schedule = fusions(plan, one_each, together)
     arena = Arena.of(plan, schedule)
-    last = {index: at for at, stage in enumerate(schedule) for index in stage.reads()}
+    last = {index: at for at, fusion in enumerate(schedule) for index in fusion.reads()}
     last[plan.logits.index] = len(schedule)
     alive: list[tuple[int, int, bool, int]] = []
-    for at, stage in enumerate(schedule):
-        for op in stage.ops:
+    for at, fusion in enumerate(schedule):
+        for op in fusion.ops:
             if op.out.index not in arena.kept:
                 continue
-            begin, end = arena.place(op.out), arena.place(op.out) + op.out.width
+            begin, end = arena.offset(op.out), arena.offset(op.out) + op.out.width
             for other_begin, other_end, per_output, until in alive:
                 apart = end <= other_begin or other_end <= begin or per_output != op.out.per_output or until < at
                 assert apart
             alive.append((begin, end, op.out.per_output, last.get(op.out.index, at)))
-            assert end <= arena.region(op.out).size
+            assert end <= arena.pool(op.out).size
