@@ -1,7 +1,5 @@
 """Model: a file opened for use. Text or tokens in, logits or text out."""
-import os
 import re
-import threading
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +20,7 @@ from rwkv_edge.convert.model_cache import kept
 from rwkv_edge.errors import InputError
 from rwkv_edge.feeding import Feeder, Tokens, checked_tokens
 from rwkv_edge.ingest import Progress, ingest
+from rwkv_edge.machine.turns import Turns
 from rwkv_edge.plan import MatMul
 from rwkv_edge.state import State
 from rwkv_edge.state.tuning import load_state
@@ -104,14 +103,13 @@ class Model:
             self._tokens_at_once = min(self._tokens_at_once, self._executable.tokens_per_run)
         self._feeder: Feeder | None = Feeder(self._executable, self._tokens_at_once)
         self._embedder: Feeder | None = None  # of the model without its head, when it is first wanted
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._turns = Turns()
         self._tokenizer = tokenizer
         self._finalizers = [weakref.finalize(self, self._executable.close)]
 
     def close(self) -> None:
         """Give back threads and memory, the file's mapping included; the model cannot run afterwards."""
-        with self._turn():
+        with self._turns.lock:
             for finalizer in self._finalizers:
                 finalizer()
             # Whatever refers to the file's mapping, so that it goes now, even if others still refer to the model.
@@ -119,12 +117,6 @@ class Model:
             self.__dict__.pop("_executable", None)
             self.plan = replace(self.plan, ops=())
             self.weights = replace(self.weights, tensors={}, hints=Hints(), metadata={})
-
-    def _turn(self) -> threading.Lock:
-        """Runs take turns. A forked child gets a lock of its own: nobody there would release the parent's."""
-        if os.getpid() != self._pid:
-            self._pid, self._lock = os.getpid(), threading.Lock()
-        return self._lock
 
     def __enter__(self) -> "Model":
         return self
@@ -188,7 +180,7 @@ class Model:
         """`forward` for several sequences of any lengths in one go; each needs a state of its own."""
         checked = [checked_tokens(tokens, self.shape.n_vocab) for tokens in sequences]
         states = self._checked_states(states, len(checked))
-        with self._turn():
+        with self._turns.lock:
             return self._check_open().run(checked, states, full), states
 
     def _checked_states(self, states: Sequence[State] | None, count: int) -> list[State]:
@@ -265,7 +257,7 @@ class Model:
         def rows() -> Iterator[NDArray[Any]]:
             for start in range(0, len(tokens), TOKENS_PER_RUN):
                 piece = tokens[start : start + TOKENS_PER_RUN]
-                with self._turn():
+                with self._turns.lock:
                     (found,) = self._hidden_feeder().run([piece], states, pooling == "mean")
                 yield np.atleast_2d(found)
 
