@@ -25,6 +25,7 @@ from rwkv_edge.plan import MatMul
 from rwkv_edge.state import State
 from rwkv_edge.state.tuning import load_state
 from rwkv_edge.strategy import compiled, default_strategy, headless, parse
+from rwkv_edge.strategy.memory import TOKENS_PER_RUN
 from rwkv_edge.text.embedding import Pooling, check_pooling, pooled
 from rwkv_edge.text.generation import END_OF_DOCUMENT, BatchStream, Continuation, TextStream, for_each
 from rwkv_edge.text.sampling import Sampler, Sampling, uncounted_tokens
@@ -33,8 +34,7 @@ from rwkv_edge.text.stop import Stop, StopFinder, stop_strings, stops_of_each
 from rwkv_edge.tokenizer import Tokenizer, tokenizer_for
 from rwkv_edge.weights import Hints, Weights, open_weights
 
-TOKENS_PER_RUN = 512  # a longer prompt goes through in pieces, which bounds the activations' memory
-PRODUCTS_PER_RUN = 200e9  # and the time until an interrupt is seen: about half a second on two fast cores
+PRODUCTS_PER_RUN = 200e9  # at most: bounds the time until an interrupt is seen, about half a second on two fast cores
 
 
 SPACE_AFTER_ASSISTANT = re.compile(r"Assistant:[^\S\n]\s*$")

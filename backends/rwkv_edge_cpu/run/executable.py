@@ -15,12 +15,11 @@ from rwkv_edge_cpu.code.system import CLOCK_TICKS
 from rwkv_edge_cpu.run.inputs import Inputs, address, input_addresses
 from rwkv_edge_cpu.run.memory import aligned
 from rwkv_edge_cpu.run.pace import Pace
-from rwkv_edge_cpu.run.records import WALK as WALK_KERNEL
-from rwkv_edge_cpu.run.records import Records, build
+from rwkv_edge_cpu.run.records import WALK, Records, build
 from rwkv_edge_cpu.run.team import Team
 from rwkv_edge_cpu.shape import layout
 
-WALK = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 9)  # calls without holding the interpreter lock
+WALK_TYPE = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 9)  # calls without holding the interpreter lock
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +94,7 @@ class CpuExecutable:
         self._n_steps = len(self._records.fields)
         self._workspace.most_steps = max(self._workspace.most_steps, self._n_steps)
         self._n_barriers = int(self._records.fields[:, layout.BARRIER].sum())
-        self._walk = WALK(code_address(WALK_KERNEL))
+        self._walk = WALK_TYPE(code_address(WALK))
         self._records_at = address(self._records.fields)
         self._inputs: Inputs | None = None
         self._bound: tuple[tuple[int, int, int], tuple[int, int]] | None = None
