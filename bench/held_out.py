@@ -27,7 +27,7 @@ HELD_OUT = (
 BYTES = slice(1000, 4000)  # of each
 # Others, from the training text: what `--calibrate` reads in measurements.
 CALIBRATION = ("argparse.py", "ast.py", "inspect.py", "pathlib.py", "socket.py", "threading.py")
-TOKENS_PER_RUN = 512
+TOKENS_AT_ONCE = 512
 
 
 def held_out_text(texts: Sequence[str] = ()) -> bytes:
@@ -80,8 +80,8 @@ class HeldOut:
         plan = build_plan(weights)
         executable = auto.best().compile(plan)
         state, rows = np.zeros(plan.state_size, executable.state_dtype), []
-        for begin in range(0, len(self.tokens), TOKENS_PER_RUN):
-            piece = self.tokens[begin : begin + TOKENS_PER_RUN]
+        for begin in range(0, len(self.tokens), TOKENS_AT_ONCE):
+            piece = self.tokens[begin : begin + TOKENS_AT_ONCE]
             rows += executable.run(Batch(piece, [len(piece)], [state], np.arange(len(piece), dtype=np.int32)))
         executable.close()
         return log_softmax(np.concatenate(rows))

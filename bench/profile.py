@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rwkv_edge_cpu.code.system import CLOCK_TICKS
 from rwkv_edge_cpu.run.executable import CpuExecutable
+from rwkv_edge_cpu.run.steps import Product, Step
 from rwkv_edge_cpu.shape import layout
 
 from rwkv_edge import Model
 from rwkv_edge.backend import Batch
-from rwkv_edge.plan import Activation, MatMul, Op
+from rwkv_edge.plan import Activation
 
 
 @dataclass(slots=True)
@@ -33,13 +34,14 @@ class Line:
     barriers: int = 0
 
 
-def label(op: Op, by: str) -> str:
-    kind = type(op).__name__
-    if isinstance(op, MatMul):
-        n_out, n_in = op.weight.shape
-        lies = "columns" if op.weight.data.strides[0] < op.weight.data.strides[1] else "rows"
-        return f"{kind} {op.weight.format} {lies}" + (f" {n_out} x {n_in}" if by == "shape" else "")
-    return f"{kind} {op.kind}" if isinstance(op, Activation) and by == "shape" else kind
+def label(step: Step, by: str) -> str:
+    if isinstance(step, Product):
+        weight, kind = step.op.weight, "MatMul" if step.keys is None else "SparseMatMul"
+        n_out, n_in = weight.shape
+        lies = "columns" if weight.data.strides[0] < weight.data.strides[1] else "rows"
+        return f"{kind} {weight.format} {lies}" + (f" {n_out} x {n_in}" if by == "shape" else "")
+    kind = type(step).__name__
+    return f"{kind} {step.kind}" if isinstance(step, Activation) and by == "shape" else kind
 
 
 @dataclass(slots=True)
@@ -82,16 +84,16 @@ def measure(model: Model, tokens: NDArray[np.int32], steps: int) -> Times:
     return Times(np.array(spent[2:]), float(np.median(outside[2:])), float(np.mean(threads[2:])), len(walks))
 
 
-def lines(ops: tuple[Op, ...], barriers: NDArray[np.int64], times: Times, by: str) -> dict[str, Line]:
+def lines(steps: list[Step], barriers: NDArray[np.int64], times: Times, by: str) -> dict[str, Line]:
     spent = np.median(times.spent, axis=0)
     table: dict[str, Line] = defaultdict(Line)
-    for i, op in enumerate(ops):
-        line = table[label(op, by)]
+    for i, step in enumerate(steps):
+        line = table[label(step, by)]
         line.count += 1
         line.waiting += spent[2 * i]
         line.working += spent[2 * i + 1]
         line.barriers += int(barriers[i])
-        line.nbytes += times.runs * op.weight.nbytes if isinstance(op, MatMul) else 0
+        line.nbytes += times.runs * step.op.weight.nbytes if isinstance(step, Product) else 0
     return table
 
 
@@ -125,8 +127,8 @@ def main() -> None:
             if n == 0:
                 continue
             times = measure(model, np.arange(1, n + 1, dtype=np.int32), steps)
-            program = model._executable._program  # type: ignore[attr-defined]
-            table = lines(program.ops, program.records[:, layout.BARRIER], times, arguments.by)
+            records = model._executable._records  # type: ignore[attr-defined]
+            table = lines(records.steps, records.fields[:, layout.BARRIER], times, arguments.by)
             title = "one token" if n == 1 else f"{n} tokens" if times.runs == 1 else f"{n} tokens in {times.runs} pieces"
             show(f"{title}, {times.threads:.1f} threads", table, times.outside, n)
 

@@ -1,7 +1,5 @@
 """Model: a file opened for use. Text or tokens in, logits or text out."""
-import os
 import re
-import threading
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -18,11 +16,13 @@ from rwkv_edge.arch.fingerprint import fingerprint
 from rwkv_edge.backend import CompileOptions, LimitsRuns
 from rwkv_edge.errors import InputError
 from rwkv_edge.feeding import Feeder, Tokens, checked_tokens
+from rwkv_edge.machine.turns import Turns
 from rwkv_edge.plan import MatMul
 from rwkv_edge.progress import Progress
 from rwkv_edge.state import State
 from rwkv_edge.state.tuning import load_state
 from rwkv_edge.strategy import compiled, default_strategy, headless, parse
+from rwkv_edge.strategy.memory import TOKENS_PER_RUN
 from rwkv_edge.text.embedding import Pooling, check_pooling, pooled
 from rwkv_edge.text.generation import BatchStream, Continuation, TextStream, for_each
 from rwkv_edge.text.sampling import Sampler, Sampling, uncounted_tokens
@@ -34,8 +34,7 @@ from rwkv_edge.weights import Hints, Weights, open_weights
 if TYPE_CHECKING:  # what not everyone needs is imported where it is used
     from rwkv_edge.chat import Chat, Format, Message
 
-TOKENS_PER_RUN = 512  # a longer prompt goes through in pieces, which bounds the activations' memory
-PRODUCTS_PER_RUN = 200e9  # and the time until an interrupt is seen: about half a second on two fast cores
+PRODUCTS_PER_RUN = 200e9  # at most: bounds the time until an interrupt is seen, about half a second on two fast cores
 
 
 SPACE_AFTER_ASSISTANT = re.compile(r"Assistant:[^\S\n]\s*$")
@@ -106,14 +105,13 @@ class Model:
             self._tokens_at_once = min(self._tokens_at_once, self._executable.tokens_per_run)
         self._feeder: Feeder | None = Feeder(self._executable, self._tokens_at_once)
         self._embedder: Feeder | None = None  # of the model without its head, when it is first wanted
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._turns = Turns()
         self._tokenizer = tokenizer
         self._finalizers = [weakref.finalize(self, self._executable.close)]
 
     def close(self) -> None:
         """Give back threads and memory, the file's mapping included; the model cannot run afterwards."""
-        with self._turn():
+        with self._turns.lock:
             for finalizer in self._finalizers:
                 finalizer()
             # Whatever refers to the file's mapping, so that it goes now, even if others still refer to the model.
@@ -121,12 +119,6 @@ class Model:
             self.__dict__.pop("_executable", None)
             self.plan = replace(self.plan, ops=())
             self.weights = replace(self.weights, tensors={}, hints=Hints(), metadata={})
-
-    def _turn(self) -> threading.Lock:
-        """Runs take turns. A forked child gets a lock of its own: nobody there would release the parent's."""
-        if os.getpid() != self._pid:
-            self._pid, self._lock = os.getpid(), threading.Lock()
-        return self._lock
 
     def __enter__(self) -> "Model":
         return self
@@ -192,7 +184,7 @@ class Model:
         """`forward` for several sequences of any lengths in one go; each needs a state of its own."""
         checked = [checked_tokens(tokens, self.shape.n_vocab) for tokens in sequences]
         states = self._checked_states(states, len(checked))
-        with self._turn():
+        with self._turns.lock:
             return self._check_open().run(checked, states, full), states
 
     def _checked_states(self, states: Sequence[State] | None, count: int) -> list[State]:
@@ -269,7 +261,7 @@ class Model:
         def rows() -> Iterator[NDArray[Any]]:
             for start in range(0, len(tokens), TOKENS_PER_RUN):
                 piece = tokens[start : start + TOKENS_PER_RUN]
-                with self._turn():
+                with self._turns.lock:
                     (found,) = self._hidden_feeder().run([piece], states, pooling == "mean")
                 yield np.atleast_2d(found)
 

@@ -113,7 +113,7 @@ def test_a_stream_checks_its_arguments_before_the_first_piece(byte_model: Model)
 def test_a_child_forked_in_the_middle_of_a_run_can_use_the_model(byte_model: Model) -> None:
     if isinstance(byte_model._executable, HoldsStates):
         pytest.skip("a device cannot be used in a forked process")
-    with byte_model._turn():  # as if another thread were running it
+    with byte_model._turns.lock:  # as if another thread were running it
         child = os.fork()
         if child == 0:
             logits, _ = byte_model.forward([1, 2])

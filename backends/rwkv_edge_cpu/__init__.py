@@ -39,7 +39,7 @@ class CpuBackend:
         return [Device(f"{cpu_name()}, {threads} thread{'s' * (threads > 1)}", "cpu", total_memory())]
 
     def supports(self, op: Op) -> bool:
-        from rwkv_edge_cpu.run.program import LOWERINGS
+        from rwkv_edge_cpu.run.lowering import LOWERINGS
 
         if isinstance(op, MatMul | Embed):
             return op.weight.format in FORMATS
@@ -73,7 +73,7 @@ class CpuBackend:
         """See `rwkv_edge.backend.CompilesAhead`. Raises BackendError where nothing can be kept."""
         from rwkv_edge_cpu.code import kept
         from rwkv_edge_cpu.code.machine_code import address
-        from rwkv_edge_cpu.run.program import every_kernel
+        from rwkv_edge_cpu.run.records import every_kernel
 
         if kept.directory() is None:
             raise BackendError(f"no directory for compiled code can be written; name one with {OVERRIDE}")

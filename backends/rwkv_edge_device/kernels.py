@@ -15,7 +15,7 @@ from rwkv_edge import plan as p
 from rwkv_edge.errors import BackendError
 from rwkv_edge_device.allocation import Arena, Vectors
 from rwkv_edge_device.driver import Dialect, Grid, Kernel, RunShape, Step
-from rwkv_edge_device.fusion import Fusion, Member
+from rwkv_edge_device.fusion import WITH_STATE, Fusion, Member
 from rwkv_edge_device.packing import UNIT, layout_of
 
 LANES = 256  # threads for a row, where a workgroup can have so many
@@ -192,7 +192,7 @@ def heads_step(fusion: Fusion, allocation: Allocation, dialect: Dialect, threads
     parts = next((n for n in possible if size % n == 0 and size * n <= threads), 0)
     if not parts:
         raise BackendError(f"heads of {size} channels are too large for this device, whose workgroups have {threads} threads")
-    state = next((op for op in fusion.ops if isinstance(op, p.Wkv4 | p.Wkv6 | p.Wkv7)), None)
+    state = next((op for op in fusion.ops if isinstance(op, WITH_STATE)), None)
     name = type(state).__name__.lower() if state else "stateless"
     w.word(state.slot.offset if state else 0)  # the kernel file's own: word(0)
     w.rows_of(outside(fusion), "row")

@@ -26,7 +26,7 @@ from rwkv_edge.weights.tensor import Weights
 FEWEST_TOKENS = 512
 MOST_TOKENS = 16384  # figures hardly change beyond
 LONGEST_TOKEN = 128  # bytes, in the World vocabulary
-TOKENS_PER_RUN = 128
+PROBED_PER_RUN = 128  # tokens: their activations are what it takes memory for
 
 
 def tokens_of(weights: Weights, n_vocab: int, text: str | Path, vocabulary: str | Path | None) -> list[int]:
@@ -51,7 +51,7 @@ def activation_sizes(
 ) -> Importance:
     """Name of each matrix that is multiplied -> float32 [width], the root mean square of its input over `tokens`.
 
-    Memory: the mapped weights and the activations of TOKENS_PER_RUN tokens. progress: called with tokens done, and all of them.
+    Memory: the mapped weights and the activations of PROBED_PER_RUN tokens. progress: called with tokens done, and all of them.
     """
     plan, probes = probed(build_plan(weights))
     executable = auto.best().compile(plan, CompileOptions(threads=threads, sparse=False))
@@ -107,8 +107,8 @@ def _for_all_rows(plan: Plan) -> Iterator[Op]:
 
 
 def _feed(executable: Executable, state: NDArray[Any], tokens: Sequence[int], progress: Progress | None) -> None:
-    for begin in range(0, len(tokens), TOKENS_PER_RUN):
-        piece = np.asarray(tokens[begin : begin + TOKENS_PER_RUN], np.int32)
+    for begin in range(0, len(tokens), PROBED_PER_RUN):
+        piece = np.asarray(tokens[begin : begin + PROBED_PER_RUN], np.int32)
         executable.run(Batch(piece, [len(piece)], [state], np.empty(0, np.int32)))
         if progress:
             progress(begin + len(piece), len(tokens))

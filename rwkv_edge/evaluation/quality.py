@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rwkv_edge.errors import InputError
 from rwkv_edge.model import Model
 from rwkv_edge.progress import Progress
-from rwkv_edge.text.scoring import TOKENS_PER_RUN, few_rows, log_softmax
+from rwkv_edge.text.scoring import LOGITS_PER_RUN, few_rows, log_softmax
 from rwkv_edge.tokenizer import END_OF_DOCUMENT
 from rwkv_edge.weights.tensor import Tensor, Weights
 
@@ -116,10 +116,10 @@ def _predictions(
         raise InputError("no tokens: the text is empty")
     inputs = [END_OF_DOCUMENT, *tokens[:-1]]
     states = [model.new_state() for model in models]
-    for start in range(0, len(tokens), TOKENS_PER_RUN):
-        piece = inputs[start : start + TOKENS_PER_RUN]
+    for start in range(0, len(tokens), LOGITS_PER_RUN):
+        piece = inputs[start : start + LOGITS_PER_RUN]
         logits = [model.forward(piece, state, full=True)[0] for model, state in zip(models, states, strict=True)]
-        yield np.asarray(tokens[start : start + TOKENS_PER_RUN], np.int64), logits
+        yield np.asarray(tokens[start : start + LOGITS_PER_RUN], np.int64), logits
         if progress:
             progress(start + len(piece), len(tokens))
 

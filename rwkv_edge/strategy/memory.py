@@ -10,7 +10,7 @@ from rwkv_edge.convert.conversions import wanted_format
 from rwkv_edge.plan import Embed, MatMul, Plan
 from rwkv_edge.quant.formats import FORMATS
 
-TOKENS_AT_ONCE = 512  # at most, see rwkv_edge/model.py
+TOKENS_PER_RUN = 512  # at most: a longer prompt goes through in pieces, which bounds the activations' memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Sizes:
                 dying[last[op.out.index]] = dying.get(last[op.out.index], 0) + op.out.width
             most = max(most, alive)
             alive -= dying.pop(position, 0)
-        return 4 * (most * TOKENS_AT_ONCE + self.plan.logits.width)
+        return 4 * (most * TOKENS_PER_RUN + self.plan.logits.width)
 
 
 def _becomes(op: MatMul | Embed, format: str | None) -> str:

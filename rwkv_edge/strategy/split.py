@@ -1,7 +1,5 @@
 """An executable made of several: each runs its stage of the model, and hands its rows to the next."""
-import os
 import sys
-import threading
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from rwkv_edge.backend import Batch, Executable, HoldsStates, LimitsRuns
 from rwkv_edge.errors import BackendError
+from rwkv_edge.machine.turns import Turns
 from rwkv_edge.strategy.cut import Stage
 from rwkv_edge.weights.mapping import read_ahead, release
 
@@ -52,8 +51,7 @@ class SplitExecutable:
         self.links = links
         self.state_dtype = links[0].executable.state_dtype
         self._held: dict[int, tuple[weakref.ref[Array], dict[int, Array]]] = {}  # id of the array -> itself, link -> copy
-        self._lock = threading.RLock()
-        self._pid = os.getpid()
+        self._turns = Turns(reentrant=True)
         self._closed = False
         for link in links:  # the system maps whole stretches of a file around the vectors that were read
             link.release()
@@ -66,7 +64,7 @@ class SplitExecutable:
 
     def run(self, batch: Batch) -> list[Array]:
         """Raises what the stages' executables do: InputError, BackendError."""
-        with self._turn():
+        with self._turns.lock:
             if self._closed:
                 raise BackendError("this executable is closed")
             self._forget_the_dead()
@@ -82,7 +80,7 @@ class SplitExecutable:
 
     def fetch(self, state: Array, release: bool = True) -> None:
         """See `HoldsStates`; a state that is wholly in its array already stays as it is."""
-        with self._turn():
+        with self._turns.lock:
             held = self._held.get(id(state))
             if held is None or held[0]() is not state:
                 return
@@ -96,7 +94,7 @@ class SplitExecutable:
 
     def close(self) -> None:
         """The states that are still on a device come back first."""
-        with self._turn():
+        with self._turns.lock:
             if self._closed:
                 return
             self._closed = True
@@ -106,12 +104,6 @@ class SplitExecutable:
                         self.fetch(state)
             for link in self.links:
                 link.executable.close()
-
-    def _turn(self) -> "threading.RLock":
-        """Runs take turns. A forked child gets a lock of its own: nobody there would release the parent's."""
-        if os.getpid() != self._pid:
-            self._pid, self._lock = os.getpid(), threading.RLock()
-        return self._lock
 
     def _part(self, state: Array, i: int) -> Array:
         """What link i works on: a view of its part of the array, or the copy that its device knows."""

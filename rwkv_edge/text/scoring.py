@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-TOKENS_PER_RUN = 128  # of the logits of so many tokens, 32 MB with the World vocabulary, the memory is bounded
+LOGITS_PER_RUN = 128  # of the logits of so many tokens, 32 MB with the World vocabulary, the memory is bounded
 ROWS_AT_A_TIME = 8  # whose probabilities are computed together, in float64
 
 AllLogits = Callable[[NDArray[np.int32]], NDArray[Any]]  # tokens, fed one after the other -> the logits after each
@@ -33,8 +33,8 @@ def log_probabilities_of(targets: NDArray[np.int64], logits: NDArray[Any]) -> ND
 def following(tokens: NDArray[np.int32], all_logits: AllLogits) -> NDArray[np.float64]:
     """[T - 1]: of each token but the first, given those before it. All T tokens are fed."""
     parts = []
-    for start in range(0, len(tokens), TOKENS_PER_RUN):
-        rows = all_logits(tokens[start : start + TOKENS_PER_RUN])
+    for start in range(0, len(tokens), LOGITS_PER_RUN):
+        rows = all_logits(tokens[start : start + LOGITS_PER_RUN])
         targets = tokens[start + 1 : start + 1 + len(rows)].astype(np.int64)
         parts.append(log_probabilities_of(targets, rows[: len(targets)]))
     return np.concatenate(parts)

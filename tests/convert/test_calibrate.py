@@ -56,7 +56,7 @@ def test_sizes_are_root_mean_squares_of_what_each_matrix_reads(
     version: str, tiny_pth: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on(registry.load("numpy"), monkeypatch)
-    monkeypatch.setattr(calibrate, "TOKENS_PER_RUN", 16)  # several runs: the state carries on
+    monkeypatch.setattr(calibrate, "PROBED_PER_RUN", 16)  # several runs: the state carries on
     weights = open_weights(tiny_pth(version))
     seen: list[tuple[int, int]] = []
     sizes = calibrate.activation_sizes(weights, TOKENS, progress=lambda done, total: seen.append((done, total)))

@@ -128,12 +128,12 @@ def test_weights_that_are_not_finite_make_nan_of_zeros_too(format: str, value: f
 def copies(executable: Any) -> list[int]:
     """For each matrix that goes by key, how many of its tiles have been re-laid."""
     from rwkv_edge_cpu.kernels import sparse
-    from rwkv_edge_cpu.run import sparse_op
+    from rwkv_edge_cpu.run.steps import Product
 
-    kept = {array.ctypes.data: array for array in executable._program.kept}
+    kept = {array.ctypes.data: array for array in executable._records.kept}
     found = []
-    for op, record in zip(executable._program.ops, executable._program.records, strict=True):
-        if isinstance(op, sparse_op.SparseMatMul):
+    for step, record in zip(executable._records.steps, executable._records.fields, strict=True):
+        if isinstance(step, Product) and step.keys is not None:
             from rwkv_edge_cpu.shape.layout import SPARSE
 
             found.append(int(np.sum(kept[kept[record[SPARSE]][sparse.READY]] == sparse.COPIED)))

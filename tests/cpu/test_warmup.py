@@ -7,7 +7,7 @@ import pytest
 import rwkv_edge_cpu
 from rwkv_edge_cpu import backend
 from rwkv_edge_cpu.code.machine_code import kernel_of
-from rwkv_edge_cpu.run.program import every_kernel
+from rwkv_edge_cpu.run.records import every_kernel
 
 pytestmark = pytest.mark.skipif(not backend.availability().available, reason=backend.availability().reason)
 

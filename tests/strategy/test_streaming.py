@@ -95,7 +95,7 @@ def test_streamed_layers_stay_as_stored_and_in_the_file(tmp_path: Path) -> None:
     with Model(tmp_path / "model.pth", "cpu q8_0 *2+") as model:
         links = model._executable.links  # type: ignore[attr-defined]
         assert [len(link.streamed) > 0 for link in links] == [False, True, True, True]
-        assert len({id(link.executable._room) for link in links}) == 1
+        assert len({id(link.executable._workspace) for link in links}) == 1
         formats = {op.weight.format for op in links[1].stage.plan.ops if hasattr(op, "weight") and hasattr(op.weight, "format")}
         assert formats == {"bf16"}
         embedding = next(op.weight.format for op in links[0].stage.plan.ops if type(op).__name__ == "Embed")

@@ -9,8 +9,8 @@ from rwkv_edge_numpy.executable import NumpyExecutable
 from rwkv_edge import InputError, Model, StateError
 from rwkv_edge.arch import build_plan
 from rwkv_edge.backend import Batch
-from rwkv_edge.model import TOKENS_PER_RUN
 from rwkv_edge.plan import MatMul
+from rwkv_edge.strategy.memory import TOKENS_PER_RUN
 from rwkv_edge.weights import open_weights
 from tests.checkpoints.tiny import VERSIONS, Checkpoint, tiny
 

@@ -1,7 +1,5 @@
 """The addresses of kernels: loaded from what an earlier process kept, or compiled now, which needs Numba and takes long."""
 import logging
-import os
-import threading
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -9,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from rwkv_edge.errors import BackendError
+from rwkv_edge.machine.turns import Turns
 from rwkv_edge_cpu.code import kept
 from rwkv_edge_cpu.code.image import Image
 
@@ -16,16 +15,7 @@ if TYPE_CHECKING:
     from rwkv_edge_cpu.code.jit import Kernel
 
 _log = logging.getLogger("rwkv_edge.kernels")
-_lock = threading.RLock()
-
-
-def _new_lock() -> None:
-    global _lock
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)
+_turns = Turns(reentrant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +42,7 @@ def kernel_name(path: str, *arguments: str | int) -> KernelName:
 @cache
 def address(name: KernelName) -> int:
     """Raises BackendError where it cannot be compiled or loaded."""
-    with _lock:
+    with _turns.lock:
         data = kept.read(str(name))
         if data is None:
             begin = time.perf_counter()

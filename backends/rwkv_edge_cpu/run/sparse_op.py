@@ -24,21 +24,6 @@ SHARE = 0.8  # of the memory that is available
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SparseMatMul(p.MatMul):
-    """As MatMul; keys: which of x are not zero."""
-
-    keys: p.Buffer
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ListKeys:
-    """out: the list of x's numbers that are not zero, see ir/sparse.py."""
-
-    out: p.Buffer
-    x: p.Buffer
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Copy:
     """weight: a matrix that is re-laid while the model runs.  ready: see layout.UNTOUCHED."""
 
@@ -90,13 +75,13 @@ def tile_width(n_out: int, format: str, threads: int) -> int:
 
 
 def sparse_record(
-    weight: Tensor, dense: KernelName, threads: int, delay: int, kept: list[NDArray[Any]]
+    weight: Tensor, dense: KernelName, threads: int, kept: list[NDArray[Any]]
 ) -> tuple[NDArray[np.int64], Copy]:
-    """See sparse.py. Memory for the copy is reserved, not yet touched. delay: rows before the copy is made."""
+    """See layout.py. Memory for the copy is reserved, not yet touched. kept: gets the arrays that must live on."""
     width = tile_width(weight.shape[0], weight.format, threads)
     tiles = -(-weight.shape[0] // width)
     copy = aligned(_copy_bytes(weight, width))
-    ready = np.full(tiles, layout.UNTOUCHED - delay, np.int64)
+    ready = np.full(tiles, layout.UNTOUCHED, np.int64)
     record = np.zeros(layout.N_SPARSE, np.int64)
     record[layout.COPY] = copy.__array_interface__["data"][0]
     record[layout.TILE], record[layout.TILE_BYTES] = width, copy.nbytes // tiles

@@ -1,6 +1,6 @@
 """Where things lie in the int64 arrays that Python hands to compiled code. Addresses are bytes, all else is counts."""
 
-# One record per op. Which operand is which (A, B, ...): see run/program.py.
+# One record per op. Which operand is which (A, B, ...): see run/lowering.py.
 (
     KERNEL,  # address of the compiled function
     BARRIER,  # 1: all threads meet before this op
