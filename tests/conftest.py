@@ -1,5 +1,6 @@
 """Fixtures that several rooms' tests share."""
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,17 @@ settings.register_profile("rwkv_edge", deadline=None, derandomize=True)
 settings.load_profile("rwkv_edge")
 
 
+MOST_PROCESSES = 4  # each compiles a device's kernels for itself, and keeps them: up to 3 GB
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process for each core runs the whole suite; a part of it is done sooner than they would start."""
+    if config.args_source != pytest.Config.ArgsSource.TESTPATHS:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_PROCESSES)
+
+
 def need_backend(name: str) -> None:
     """Skips where the backend cannot work; fails instead where RWKV_EDGE_NEED names it, as in CI."""
     availability = registry.availability(name)
@@ -24,6 +36,13 @@ def need_backend(name: str) -> None:
 
 INSTALLED = auto.ranked()  # also somebody else's: see tests/auto/test_another_backend.py
 DEVICE_BACKENDS = tuple(name for name, traits in INSTALLED.items() if traits.needs_device)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts_arrive() -> None:
+    """Also at the programs that tests start and interrupt: what a script runs in the background inherits that none does."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

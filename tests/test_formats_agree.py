@@ -11,6 +11,7 @@ from tests.checkpoints.pth import write_pth
 from tests.checkpoints.rwkvcpp import write_rwkvcpp
 from tests.checkpoints.safetensors import write_safetensors
 from tests.checkpoints.tiny import VERSIONS, tiny
+from tests.conftest import DEVICE_BACKENDS
 
 Writer = Callable[[Path, str], None]
 
@@ -26,12 +27,16 @@ WRITERS: dict[str, tuple[tuple[str, ...], Writer]] = {
     "gguf rescaled": (("6",), lambda path, v: write_gguf(path, tiny(v), type="f32", rescale_every=2)),
     "rwkv.cpp": (VERSIONS, lambda path, v: write_rwkvcpp(path, tiny(v), type="f32")),
 }
-CASES = [(name, version) for name, (versions, _) in WRITERS.items() for version in versions]
+# A device sees tensors, not files: of each file format one version says what formats and layouts it leads to.
+CASES = [
+    *((backend, name, v) for backend in ("numpy", "cpu") for name, (versions, _) in WRITERS.items() for v in versions),
+    *((backend, name, versions[-1]) for backend in DEVICE_BACKENDS for name, (versions, _) in WRITERS.items()),
+]
 
 
-@pytest.mark.parametrize(("name", "version"), CASES)
+@pytest.mark.parametrize(("backend_name", "name", "version"), CASES, indirect=["backend_name"])
 def test_logits_do_not_depend_on_the_file_format(
-    name: str, version: str, backend_name: str, tiny_pth: Callable[[str], Path], tmp_path: Path
+    backend_name: str, name: str, version: str, tiny_pth: Callable[[str], Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "model"
     WRITERS[name][1](path, version)

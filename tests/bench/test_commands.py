@@ -43,10 +43,11 @@ def test_a_device_is_measured(model: Path, name: str, monkeypatch: pytest.Monkey
     assert exposed < host if name == "webgpu" else exposed == host  # WebGPU's driver encodes ahead
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", DEVICE_BACKENDS)
 def test_generations_leave_nothing_on_a_device(model: Path, name: str) -> None:
     need_backend(name)
-    row = generations.measure(model, name, 40)
+    row = generations.measure(model, name, 200)
     for column in ("device MB", "objects"):
         before, after = str(row[column]).split(" → ")
         assert before == after

@@ -22,6 +22,7 @@ from rwkv_edge.state import State
 from rwkv_edge.weights import open_weights
 from tests.checkpoints.pth import write_pth
 from tests.checkpoints.tiny import VERSIONS, tiny
+from tests.conftest import DEVICE_BACKENDS
 
 TOKENS = np.random.default_rng(0).integers(1, 97, 50).tolist()
 TEXT = b"The quick brown fox jumps over the lazy dog.\n" * 20
@@ -69,9 +70,13 @@ def test_sizes_are_root_mean_squares_of_what_each_matrix_reads(
         np.testing.assert_allclose(sizes[op.weight.name], expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("version", ["4", "6", "7"])
+@pytest.mark.parametrize(
+    ("backend_name", "version"),
+    [("numpy", "7"), *(("cpu", version) for version in ("4", "6", "7")), *((name, "7") for name in DEVICE_BACKENDS)],
+    indirect=["backend_name"],
+)
 def test_backends_agree(
-    version: str, backend_name: str, tiny_pth: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    backend_name: str, version: str, tiny_pth: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
     for backend in (backend_name, "numpy"):

@@ -1,6 +1,7 @@
 """Matrices in the format that a strategy asks for."""
 import re
 import tracemalloc
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,26 @@ TOKENS = [1, 5, 96, 0, 33, 33, 7]
 ERRORS = {2: 1.2, 3: 0.9, 4: 0.45, 5: 0.2, 6: 0.08, 8: 0.04, 16: 1e-3, 32: 1e-5}
 
 
-def small(version: str, folder: Path) -> Path:
-    """A model with whole blocks of every format, and random weights, which feel every error."""
-    write_pth(folder / "model.pth", tiny(version, n_embd=256, n_ffn=512, n_layer=2, head_size=64), dtype="bf16")
-    return folder / "model.pth"
+ONE_WORD_EACH = list({meaning: word for word, meaning in WORDS.items()}.values())
+
+
+def pairs(names: Iterable[str], of_all_versions: Iterable[str]) -> list[tuple[str, str]]:
+    """Every name with one version, and a few with all: a version says which tensors there are, not what a format does."""
+    return [*((name, "7") for name in names), *((name, v) for name in of_all_versions for v in ("4", "5.2", "6"))]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """small(version): a model with whole blocks of every format, and random weights, which feel every error."""
+    folder = tmp_path_factory.mktemp("small")
+
+    def path(version: str) -> Path:
+        target = folder / f"{version}.pth"
+        if not target.exists():
+            write_pth(target, tiny(version, n_embd=256, n_ffn=512, n_layer=2, head_size=64), dtype="bf16")
+        return target
+
+    return path
 
 
 def matrix(name: str, width: int = 64, largest: float = 1.0, height: int = 8) -> Tensor:
@@ -35,10 +52,9 @@ def matrix(name: str, width: int = 64, largest: float = 1.0, height: int = 8) ->
     return Tensor(name, values.shape, "f32", values)
 
 
-@pytest.mark.parametrize("version", ["4", "5.2", "6", "7"])
-@pytest.mark.parametrize("word", WORDS)
-def test_every_word_runs_and_stays_near(word: str, version: str, tmp_path: Path) -> None:
-    path = small(version, tmp_path)
+@pytest.mark.parametrize(("word", "version"), pairs(ONE_WORD_EACH, ("fp16", "q8", "q4")))
+def test_every_word_runs_and_stays_near(word: str, version: str, small: Callable[[str], Path]) -> None:
+    path = small(version)
     with Model(path, "numpy fp32") as model:
         expected = model.forward(TOKENS, full=True)[0]
     with Model(path, f"numpy {word}") as model:
@@ -48,10 +64,11 @@ def test_every_word_runs_and_stays_near(word: str, version: str, tmp_path: Path)
     assert np.sqrt(np.mean((found - expected) ** 2)) <= ERRORS[int(bits[0])] * expected.std()
 
 
-@pytest.mark.parametrize("version", ["4", "5.2", "6", "7"])
-@pytest.mark.parametrize("type", MIXES)
-def test_a_word_means_the_file_that_quantize_makes(type: str, version: str, tmp_path: Path) -> None:
-    path = small(version, tmp_path)
+@pytest.mark.parametrize(("type", "version"), pairs(MIXES, ("bf16", "q8_0", "q4")))
+def test_a_word_means_the_file_that_quantize_makes(
+    type: str, version: str, small: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = small(version)
     quantize(path, tmp_path / "model.gguf", type)
     ours = converted_plan(build_plan(open_weights(path)), type).weights()
     for found, expected in zip(ours, build_plan(open_weights(tmp_path / "model.gguf")).weights(), strict=True):

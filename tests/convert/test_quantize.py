@@ -71,8 +71,9 @@ def test_every_source_can_be_converted(source: str, version: str, target: str, t
     assert np.abs(logits(tmp_path / target) - logits(path)).max() <= 1e-4
 
 
-@pytest.mark.parametrize("version", ["4", "5.2", "6", "7"])
-@pytest.mark.parametrize("type", BLOCK_TYPES)
+@pytest.mark.parametrize(
+    ("type", "version"), [*((type, "7") for type in BLOCK_TYPES), *(("q4", version) for version in ("4", "5.2", "6"))]
+)
 def test_every_type_gives_a_file_that_runs(type: str, version: str, tmp_path: Path) -> None:
     write_pth(tmp_path / "model.pth", tiny(version, n_embd=256, n_ffn=512, n_layer=1, head_size=64), dtype="bf16")
     report = quantize(tmp_path / "model.pth", tmp_path / "out.gguf", type)
