@@ -52,40 +52,45 @@ class CpuBackend:
             raise BackendError(f"the cpu backend computes in fp32, not in {precision}; the numpy backend offers fp64")
         if threads is not None and threads < 1:
             raise BackendError(f"threads must be at least 1, got {threads}")
+        from rwkv_edge_cpu.code.target import chosen
         from rwkv_edge_cpu.run.executable import CpuExecutable
 
         with numba_needed():
-            return CpuExecutable(plan, usable_cores() if threads is None else threads, sparse)
+            return CpuExecutable(plan, chosen(), usable_cores() if threads is None else threads, sparse)
 
     def compile_beside(self, plan: Plan, other: Executable | None, *, precision: str | None, threads: int | None) -> Executable:
         """See `rwkv_edge.backend.ReadsInPlace`."""
+        from rwkv_edge_cpu.code.target import chosen
         from rwkv_edge_cpu.run.executable import CpuExecutable
 
         if not isinstance(other, CpuExecutable):
             return self.compile(plan, precision=precision, threads=threads, sparse=False)
         with numba_needed():
-            return CpuExecutable(plan, 0, sparse=False, beside=other)
+            return CpuExecutable(plan, chosen(), 0, sparse=False, beside=other)
 
     def warm_up(self) -> None:
         """See `rwkv_edge.backend.CompilesAhead`. Raises BackendError where nothing can be kept."""
         from rwkv_edge_cpu.code import kept
         from rwkv_edge_cpu.code.machine_code import address
+        from rwkv_edge_cpu.code.target import chosen
         from rwkv_edge_cpu.run.program import every_kernel
 
         if kept.directory() is None:
             raise BackendError(f"no directory for compiled code can be written; name one with {OVERRIDE}")
         with numba_needed():
+            cpu = chosen()
             for name in every_kernel():
-                address(name)
+                address(name, cpu)
 
     def encode(
         self, format: str, weights: NDArray[np.float32], importance: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint8]:
         """As `rwkv_edge.quant.encode.encode`, the same bytes, compiled. The first call on a machine compiles (seconds)."""
+        from rwkv_edge_cpu.code.target import chosen
         from rwkv_edge_cpu.encode.encoder import encode
 
         with numba_needed():
-            return encode(format, weights, importance)
+            return encode(chosen(), format, weights, importance)
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """The recurrences. Each unit belongs to one sequence, so its part of the state is touched by one thread."""
 # mypy: allow-untyped-defs, disable-error-code="call-arg"
+from functools import cache
+
 from rwkv_edge_cpu.code.intrinsics import floats, int64s
-from rwkv_edge_cpu.code.jit import REDUCTION, inlined, kernel
-from rwkv_edge_cpu.ir.vector import vector_lanes
+from rwkv_edge_cpu.code.jit import REDUCTION, Kernel, kernel, with_globals
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.wkv import wkv6_token, wkv7_token
 from rwkv_edge_cpu.kernels.math32 import ZERO, exp, larger
 from rwkv_edge_cpu.shape.layout import (
@@ -23,6 +25,10 @@ from rwkv_edge_cpu.shape.layout import (
     E,
     F,
 )
+
+# The templates' globals, see `jit.with_globals`.
+LANES = 0  # floats in a vector
+token_6 = token_7 = lambda *_: None
 
 
 @kernel(REDUCTION)
@@ -54,14 +60,7 @@ def wkv4(record, frame, scratch, begin, end):
                 p[i] = q
 
 
-@inlined
-def whole_vectors(n):
-    """Whether a head of this size is for `ir/wkv.py`."""
-    return n % vector_lanes() == 0 and n % 4 == 0
-
-
-@kernel(REDUCTION)
-def wkv6(record, frame, scratch, begin, end):
+def heads_of_6(record, frame, scratch, begin, end):
     """Units: heads, segment after segment. A: r, B: k, C: v, D: decay (vector or buffer), E: bonus."""
     fields, run = int64s(record, N_FIELDS), int64s(frame, N_FRAME)
     states, starts = int64s(run[STATES], run[SEGMENTS]), int64s(run[STARTS], run[SEGMENTS] + 1)
@@ -81,9 +80,9 @@ def wkv6(record, frame, scratch, begin, end):
                 now += r[i] * bonus[i] * k[i]
             for j in range(n):
                 y[j] = now * v[j]
-            if whole_vectors(n):
+            if n % LANES == 0 and n % 4 == 0:  # see ir/wkv.py
                 decay_at = fields[D] + (4 * first if fields[SHARED] else at)
-                wkv6_token(state, fields[A] + at, fields[B] + at, fields[C] + at, decay_at, fields[OUT] + at, n)
+                token_6(state, fields[A] + at, fields[B] + at, fields[C] + at, decay_at, fields[OUT] + at, n)
                 continue
             for i in range(n):
                 row = floats(state + 4 * i * n, n)
@@ -93,8 +92,7 @@ def wkv6(record, frame, scratch, begin, end):
                     row[j] = di * row[j] + ki * v[j]
 
 
-@kernel(REDUCTION)
-def wkv7(record, frame, scratch, begin, end):
+def heads_of_7(record, frame, scratch, begin, end):
     """Units: heads, segment after segment. A: r, B: decay, C: k, D: v, E: kk, F: a."""
     fields, run = int64s(record, N_FIELDS), int64s(frame, N_FRAME)
     states, starts = int64s(run[STATES], run[SEGMENTS]), int64s(run[STARTS], run[SEGMENTS] + 1)
@@ -111,9 +109,9 @@ def wkv7(record, frame, scratch, begin, end):
             kk, a = floats(fields[E] + at, n), floats(fields[F] + at, n)
             for j in range(n):
                 written[j] = kk[j] * a[j]
-            if whole_vectors(n):
+            if n % LANES == 0 and n % 4 == 0:  # see ir/wkv.py
                 keys, values = fields[C] + at, fields[D] + at
-                wkv7_token(state, fields[A] + at, fields[B] + at, keys, values, fields[E] + at, scratch, fields[OUT] + at, n)
+                token_7(state, fields[A] + at, fields[B] + at, keys, values, fields[E] + at, scratch, fields[OUT] + at, n)
                 continue
             for i in range(n):
                 row = floats(state + 4 * i * n, n)
@@ -126,3 +124,13 @@ def wkv7(record, frame, scratch, begin, end):
                     row[j] = value
                     total += value * r[j]
                 y[i] = total
+
+
+@cache
+def wkv6(cpu: Target) -> Kernel:
+    return kernel(REDUCTION)(with_globals(heads_of_6, "wkv6", token_6=wkv6_token(cpu), LANES=cpu.lanes))
+
+
+@cache
+def wkv7(cpu: Target) -> Kernel:
+    return kernel(REDUCTION)(with_globals(heads_of_7, "wkv7", token_7=wkv7_token(cpu), LANES=cpu.lanes))

@@ -13,6 +13,7 @@ from rwkv_edge.backend import Batch
 from rwkv_edge.errors import BackendError
 from rwkv_edge_cpu.code.machine_code import address as code_address
 from rwkv_edge_cpu.code.system import CLOCK_TICKS
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.run import program
 from rwkv_edge_cpu.run.inputs import Inputs, address, input_addresses
 from rwkv_edge_cpu.run.memory import aligned
@@ -76,6 +77,7 @@ class Room:
 class CpuExecutable:
     """See `rwkv_edge.backend.Executable`. Runs of one executable take turns; several may run at once, on their own threads.
 
+    cpu: what its code is made for.
     beside: an executable that never runs at the same time: this one works in its room, with as many threads.
     """
 
@@ -83,16 +85,16 @@ class CpuExecutable:
     tokens_per_run = 128  # activations of more only take memory: 512 at once are not faster
 
     def __init__(
-        self, plan: p.Plan, threads: int, sparse: bool | None = None, beside: "CpuExecutable | None" = None
+        self, plan: p.Plan, cpu: Target, threads: int, sparse: bool | None = None, beside: "CpuExecutable | None" = None
     ) -> None:
         self._room = Room() if beside is None else beside._room
         self._threads = threads if beside is None else beside._threads
         self._state_size = plan.state_size
-        self._program: program.Program | None = program.build(plan, self._threads, sparse)
+        self._program: program.Program | None = program.build(plan, cpu, self._threads, sparse)
         self._n_ops = len(self._program.records)
         self._room.most_ops = max(self._room.most_ops, self._n_ops)
         self._n_barriers = int(self._program.records[:, layout.BARRIER].sum())
-        self._walk = WALK(code_address(program.WALK))
+        self._walk = WALK(code_address(program.WALK, cpu))
         self._records_at = address(self._program.records)
         self._inputs: Inputs | None = None
         self._bound: tuple[tuple[int, int, int], tuple[int, int]] | None = None

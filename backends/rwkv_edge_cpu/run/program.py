@@ -11,6 +11,7 @@ from rwkv_edge.errors import BackendError
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import FLOAT_STORAGE, Tensor
 from rwkv_edge_cpu.code.machine_code import KernelName, address, kernel_name
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.run.quantize_op import Quantize, with_bytes
 from rwkv_edge_cpu.run.schedule import in_phases, place_buffers
 from rwkv_edge_cpu.run.sparse_op import Copy, ListKeys, SparseMatMul, sparse_products, sparse_record
@@ -175,7 +176,7 @@ class Program:
             flat[field] = addresses[number]
 
 
-def build(plan: p.Plan, threads: int, by_key: bool | None = None) -> Program:
+def build(plan: p.Plan, cpu: Target, threads: int, by_key: bool | None = None) -> Program:
     """Compiles the kernels that the plan needs, or loads them. Raises BackendError for ops and weights that none is for."""
     given = [op.out for op in plan.ops if isinstance(op, p.Input)]  # where the caller's rows are read, there is nothing to do
     plan = replace(plan, ops=tuple(op for op in plan.ops if not isinstance(op, p.Input)))
@@ -184,7 +185,7 @@ def build(plan: p.Plan, threads: int, by_key: bool | None = None) -> Program:
         if type(op) not in LOWERINGS:
             raise BackendError(f"the cpu backend has no kernel for {type(op).__name__}")
         _check_widths(op, [op.out, *(getattr(op, name) for name in LOWERINGS[type(op)].operands)])
-    plan, phases = in_phases(with_bytes(plan, sparse_products(plan, by_key)))
+    plan, phases = in_phases(with_bytes(plan, cpu, sparse_products(plan, cpu, by_key)))
     offsets, token_floats, output_floats = place_buffers(plan, phases)
     n = len(plan.ops)
     records = np.zeros((n, layout.N_FIELDS), np.int64)
@@ -217,25 +218,25 @@ def build(plan: p.Plan, threads: int, by_key: bool | None = None) -> Program:
             one = several = kernel_name("kernels.elementwise.activation", op.kind)
         elif isinstance(op, p.Embed):
             _place_weight(records[i], op.weight, kept)
-            records[i, layout.DECODE] = address(decoder_of(op.weight.format))
+            records[i, layout.DECODE] = address(decoder_of(op.weight.format), cpu)
         elif isinstance(op, p.MatMul):
             _place_weight(records[i], op.weight, kept)
-            one, several = _matrix_kernels(records[i], op.weight.format)
+            one, several = _matrix_kernels(records[i], cpu, op.weight.format)
             records[i, layout.X_STRIDE] = 4 * op.x.width
             records[i, layout.GRAIN] = _rows_at_once(op.weight, threads)
             if isinstance(op, SparseMatMul):
-                one = _place_copy(records[i], op.weight, one, threads, copies, kept)
+                one = _place_copy(records[i], op.weight, one, cpu, threads, copies, kept)
         elif isinstance(op, Quantize):
             records[i, layout.X_STRIDE], records[i, layout.N_IN] = 4 * op.out.width, op.x.width
             records[i, layout.ZERO], records[i, layout.GROUP] = op.zero, op.group
-            records[i, layout.LIST] = activation_bytes(op.x.width)
+            records[i, layout.LIST] = activation_bytes(cpu, op.x.width)
             one = QUANTIZE_AND_LIST if op.listed else one
         elif isinstance(op, ListKeys):
             records[i, layout.N_IN] = op.x.width
             one, several = LIST_FLOATS, NOTHING
         assert one is not None
         assert several is not None
-        single[i], many[i] = address(one), address(several)
+        single[i], many[i] = address(one, cpu), address(several, cpu)
     pers = [LOWERINGS[type(op)].per for op in plan.ops]
     vocabularies = [op.weight.shape[0] for op in plan.ops if isinstance(op, p.Embed)]
     return Program(
@@ -298,12 +299,12 @@ def _place_weight(record: NDArray[np.int64], weight: Tensor, kept: list[NDArray[
     record[layout.N_IN] = weight.shape[1]
 
 
-def _matrix_kernels(record: NDArray[np.int64], format: str) -> tuple[KernelName, KernelName]:
+def _matrix_kernels(record: NDArray[np.int64], cpu: Target, format: str) -> tuple[KernelName, KernelName]:
     """For a single row of x, and for more."""
     block, kernels = FORMATS[format], matrix_kernels(format)
     if not block.is_float:
         return kernels[0], kernels[1]
-    record[layout.DECODE] = address(decoder_of(format))
+    record[layout.DECODE] = address(decoder_of(format), cpu)
     if record[layout.STRIDE_IN] == block.block_bytes:
         return kernels[0], kernels[2]
     if record[layout.STRIDE_OUT] == block.block_bytes:
@@ -312,13 +313,19 @@ def _matrix_kernels(record: NDArray[np.int64], format: str) -> tuple[KernelName,
 
 
 def _place_copy(
-    record: NDArray[np.int64], weight: Tensor, dense: KernelName, threads: int, copies: list[Copy], kept: list[NDArray[Any]]
+    record: NDArray[np.int64],
+    weight: Tensor,
+    dense: KernelName,
+    cpu: Target,
+    threads: int,
+    copies: list[Copy],
+    kept: list[NDArray[Any]],
 ) -> KernelName:
     """What the product by key needs beside the matrix; returns its kernel for a single row of x."""
-    parts, copy = sparse_record(weight, dense, threads, len(copies), kept)
+    parts, copy = sparse_record(weight, dense, cpu, threads, len(copies), kept)
     copies.append(copy)
     record[layout.SPARSE], record[layout.GRAIN] = parts.ctypes.data, parts[layout.TILE]
-    record[layout.LIST] = 0 if FORMATS[weight.format].is_float else activation_bytes(weight.shape[1])
+    record[layout.LIST] = 0 if FORMATS[weight.format].is_float else activation_bytes(cpu, weight.shape[1])
     return by_key(weight.format)[0]
 
 

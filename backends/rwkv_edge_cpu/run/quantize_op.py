@@ -3,6 +3,7 @@ matrices that take the same bytes; and for products with mostly zeros, the list 
 from dataclasses import dataclass, replace
 
 from rwkv_edge import plan as p
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.run.sparse_op import ListKeys, SparseMatMul, list_floats
 from rwkv_edge_cpu.shape.codes import CODES, activation_bytes, zero_of
 
@@ -21,7 +22,7 @@ class Quantize:
     listed: bool = False
 
 
-def with_bytes(plan: p.Plan, sparse: frozenset[int]) -> p.Plan:
+def with_bytes(plan: p.Plan, cpu: Target, sparse: frozenset[int]) -> p.Plan:
     """The plan with matrices in blocks taking bytes. sparse: positions of the products that go by key."""
     ops: list[p.Op | Quantize | ListKeys] = []
     buffers = list(plan.buffers)
@@ -38,10 +39,10 @@ def with_bytes(plan: p.Plan, sparse: frozenset[int]) -> p.Plan:
         x = keys = op.x
         lists = list_floats(x.width, op.weight.format) if i in sparse else 0
         if op.weight.format in CODES:
-            zero, group = zero_of(op.weight.format), CODES[op.weight.format].group
+            zero, group = zero_of(cpu, op.weight.format), CODES[op.weight.format].group
             key = x.index, zero, group, i in sparse
             if key not in made:
-                made[key] = buffer(activation_bytes(x.width) // 4 + lists, x.per_output)
+                made[key] = buffer(activation_bytes(cpu, x.width) // 4 + lists, x.per_output)
                 ops.append(Quantize(made[key], x, zero, group, i in sparse))
             x = keys = made[key]
         elif i in sparse:
