@@ -3,7 +3,7 @@
 from functools import cache
 
 from rwkv_edge_cpu.code.intrinsics import floats, int64s
-from rwkv_edge_cpu.code.jit import REDUCTION, Kernel, kernel, with_globals
+from rwkv_edge_cpu.code.jit import REDUCTION, Kernel, inlined, kernel, with_globals
 from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.wkv import wkv6_token, wkv7_token
 from rwkv_edge_cpu.kernels.math32 import ZERO, exp, larger
@@ -28,7 +28,7 @@ from rwkv_edge_cpu.shape.layout import (
 
 # The templates' globals, see `jit.with_globals`.
 LANES = 0  # floats in a vector
-token_6 = token_7 = lambda *_: None
+token_6 = token_7 = whole_vectors = lambda *_: None
 
 
 @kernel(REDUCTION)
@@ -60,6 +60,11 @@ def wkv4(record, frame, scratch, begin, end):
                 p[i] = q
 
 
+def in_whole_vectors(n):
+    """Whether a head of this size is for ir/wkv.py."""
+    return n % LANES == 0 and n % 4 == 0
+
+
 def heads_of_6(record, frame, scratch, begin, end):
     """Units: heads, segment after segment. A: r, B: k, C: v, D: decay (vector or buffer), E: bonus."""
     fields, run = int64s(record, N_FIELDS), int64s(frame, N_FRAME)
@@ -80,7 +85,7 @@ def heads_of_6(record, frame, scratch, begin, end):
                 now += r[i] * bonus[i] * k[i]
             for j in range(n):
                 y[j] = now * v[j]
-            if n % LANES == 0 and n % 4 == 0:  # see ir/wkv.py
+            if whole_vectors(n):
                 decay_at = fields[D] + (4 * first if fields[SHARED] else at)
                 token_6(state, fields[A] + at, fields[B] + at, fields[C] + at, decay_at, fields[OUT] + at, n)
                 continue
@@ -109,7 +114,7 @@ def heads_of_7(record, frame, scratch, begin, end):
             kk, a = floats(fields[E] + at, n), floats(fields[F] + at, n)
             for j in range(n):
                 written[j] = kk[j] * a[j]
-            if n % LANES == 0 and n % 4 == 0:  # see ir/wkv.py
+            if whole_vectors(n):
                 keys, values = fields[C] + at, fields[D] + at
                 token_7(state, fields[A] + at, fields[B] + at, keys, values, fields[E] + at, scratch, fields[OUT] + at, n)
                 continue
@@ -127,10 +132,17 @@ def heads_of_7(record, frame, scratch, begin, end):
 
 
 @cache
+def _whole_vectors(cpu: Target):
+    return inlined(with_globals(in_whole_vectors, "whole_vectors", LANES=cpu.lanes))
+
+
+@cache
 def wkv6(cpu: Target) -> Kernel:
-    return kernel(REDUCTION)(with_globals(heads_of_6, "wkv6", token_6=wkv6_token(cpu), LANES=cpu.lanes))
+    names = {"token_6": wkv6_token(cpu), "whole_vectors": _whole_vectors(cpu)}
+    return kernel(REDUCTION)(with_globals(heads_of_6, "wkv6", **names))
 
 
 @cache
 def wkv7(cpu: Target) -> Kernel:
-    return kernel(REDUCTION)(with_globals(heads_of_7, "wkv7", token_7=wkv7_token(cpu), LANES=cpu.lanes))
+    names = {"token_7": wkv7_token(cpu), "whole_vectors": _whole_vectors(cpu)}
+    return kernel(REDUCTION)(with_globals(heads_of_7, "wkv7", **names))
