@@ -3,12 +3,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
-from unittest import mock
 
 from llvmlite import binding, ir
 from numba import config, types
-from rwkv_edge_cpu.code import isa
+from rwkv_edge_cpu.code.isa import ISAS
 from rwkv_edge_cpu.code.jit import REDUCTION
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.plain import plain_dots
 from rwkv_edge_cpu.ir.quantized import BLOCKS
 from rwkv_edge_cpu.ir.row import block_dot, block_dots
@@ -29,6 +29,10 @@ class Core:
     isa: str
     model: str
 
+    @property
+    def target(self) -> Target:
+        return Target(ISAS[self.isa], TRIPLE, self.name, "")
+
 
 CORES = (
     Core("cortex-a72", "Cortex-A72 (Raspberry Pi 4)", "neon", "cortex-a72"),
@@ -37,22 +41,8 @@ CORES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Codegen:
-    cpu: str
-
-    def magic_tuple(self) -> tuple[str, str, str]:
-        return TRIPLE, self.cpu, ""
-
-
-@dataclass(frozen=True, slots=True)
 class _Context:
     """What the backend's intrinsics ask of Numba's target context."""
-
-    cpu: str
-
-    def codegen(self) -> _Codegen:
-        return _Codegen(self.cpu)
 
     def get_dummy_value(self) -> None:
         return None
@@ -74,8 +64,7 @@ def assembly(intrinsic: Any, core: Core) -> str:
     function = ir.Function(module, kind, "inner_loop")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     builder._fastmathflags = sorted(REDUCTION)
-    with mock.patch.object(isa, "chosen", return_value=isa.ISAS[core.isa]):
-        result = codegen(_Context(core.name), builder, kinds, list(function.args))
+    result = codegen(_Context(), builder, kinds, list(function.args))
     builder.ret_void() if result is None else builder.ret(result)
     return str(machine.emit_assembly(_optimised(module, machine)))
 
@@ -90,9 +79,9 @@ def _optimised(module: ir.Module, machine: Any) -> Any:
     return parsed
 
 
-LOOPS: dict[str, Callable[[str], Any]] = {"row": block_dot, "few": block_dots, "tile": block_tile}
+LOOPS: dict[str, Callable[[Target, str], Any]] = {"row": block_dot, "few": block_dots, "tile": block_tile}
 
 
 def loop_assembly(loop: str, format: str, core: Core) -> str:
     """loop: "row": weights times one activation row; "few": times a few; "tile": unpacked weights times many."""
-    return assembly((plain_dots if format in PLAIN else LOOPS[loop])(format), core)
+    return assembly((plain_dots if format in PLAIN else LOOPS[loop])(core.target, format), core)

@@ -55,40 +55,46 @@ class CpuBackend:
             raise BackendError(f"the cpu backend computes in fp32, not in {options.precision}; the numpy backend offers fp64")
         if options.threads is not None and options.threads < 1:
             raise BackendError(f"threads must be at least 1, got {options.threads}")
+        from rwkv_edge_cpu.code.target import chosen
         from rwkv_edge_cpu.run.executable import CpuExecutable
 
         with numba_needed():
-            return CpuExecutable(plan, usable_cores() if options.threads is None else options.threads, options.sparse)
+            threads = usable_cores() if options.threads is None else options.threads
+            return CpuExecutable(plan, chosen(), threads, options.sparse)
 
     def compile_beside(self, plan: Plan, other: Executable | None, options: CompileOptions) -> Executable:
         """See `rwkv_edge.backend.ReadsInPlace`."""
+        from rwkv_edge_cpu.code.target import chosen
         from rwkv_edge_cpu.run.executable import CpuExecutable
 
         if not isinstance(other, CpuExecutable):
             return self.compile(plan, replace(options, sparse=False))
         with numba_needed():
-            return CpuExecutable(plan, 0, sparse=False, beside=other)
+            return CpuExecutable(plan, chosen(), 0, sparse=False, beside=other)
 
     def warm_up(self) -> None:
         """See `rwkv_edge.backend.CompilesAhead`. Raises BackendError where nothing can be kept."""
         from rwkv_edge_cpu.code import kept
         from rwkv_edge_cpu.code.machine_code import address
+        from rwkv_edge_cpu.code.target import chosen
         from rwkv_edge_cpu.run.records import every_kernel
 
         if kept.directory() is None:
             raise BackendError(f"no directory for compiled code can be written; name one with {OVERRIDE}")
         with numba_needed():
+            cpu = chosen()
             for name in every_kernel():
-                address(name)
+                address(name, cpu)
 
     def encode(
         self, format: str, weights: NDArray[np.float32], importance: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint8]:
         """As `rwkv_edge.quant.encode.encode`, the same bytes, compiled. The first call on a machine compiles (seconds)."""
+        from rwkv_edge_cpu.code.target import chosen
         from rwkv_edge_cpu.encode.encoder import encode
 
         with numba_needed():
-            return encode(format, weights, importance)
+            return encode(chosen(), format, weights, importance)
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from rwkv_edge_cpu import backend
 from rwkv_edge_cpu.code import cache
+from rwkv_edge_cpu.code.machine_code import image_name, kernel_name
+from rwkv_edge_cpu.code.target import available
 
 from rwkv_edge.machine import user_cache
 
@@ -197,10 +199,15 @@ def test_another_machine_has_another_directory(monkeypatch: pytest.MonkeyPatch) 
     assert cache._version_name() != first
 
 
-def test_other_instructions_have_another_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = cache._version_name()
-    monkeypatch.setenv(cache.ISA_OVERRIDE, "generic")
-    assert cache._version_name() != first
+def test_code_for_several_instruction_sets_lies_side_by_side(tmp_path: Path) -> None:
+    best, *_, generic = available()
+    for name in (best, generic):
+        assert "[1. 1. 1.]" in run(RWKV_EDGE_CACHE=str(tmp_path), RWKV_EDGE_ISA=name)
+    assert len(list(tmp_path.iterdir())) == 1
+    embed = kernel_name("kernels.rows.embed")
+    assert {f"{image_name(embed, available()[name])}.kept" for name in (best, generic)} <= set(files(tmp_path))
+    for name in (best, generic):
+        assert "[1. 1. 1.]" in run(WITHOUT_NUMBA + RUN, RWKV_EDGE_CACHE=str(tmp_path), RWKV_EDGE_ISA=name)
 
 
 def test_the_key_covers_sources_in_folders_below() -> None:

@@ -35,9 +35,10 @@ VARIABLE = "@v = internal global i64 0 define i64 @entry() { store volatile i64 
 
 def object_of(text: str) -> bytes:
     from llvmlite import binding
-    from rwkv_edge_cpu.code.jit import _elf_machine
+    from rwkv_edge_cpu.code.jit import elf_machine
+    from rwkv_edge_cpu.code.target import chosen
 
-    triple, machine = _elf_machine()
+    triple, machine = elf_machine(chosen())
     module = binding.parse_assembly(text)
     module.triple, module.data_layout = triple, str(machine.target_data)
     return bytes(machine.emit_object(module))

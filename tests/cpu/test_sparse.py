@@ -1,7 +1,4 @@
 """Products that leave the weights of zero activations unread: every format and instruction set, against NumPy."""
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from rwkv_edge_cpu import backend as cpu
+from rwkv_edge_cpu.code.target import OVERRIDE, chosen
 from rwkv_edge_numpy import backend as numpy_backend
 
 from rwkv_edge import Model
@@ -19,9 +17,12 @@ from rwkv_edge.quant.decode import LAYOUTS
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import FLOAT_STORAGE, Tensor
 from tests.checkpoints.tiny import VERSIONS
-from tests.ops.test_cpu_matmul import other_isas, random_blocks
+from tests.ops.test_cpu_matmul import instruction_sets, random_blocks
 
-pytestmark = pytest.mark.skipif(not cpu.availability().available, reason=cpu.availability().reason)
+pytestmark = [
+    pytest.mark.skipif(not cpu.availability().available, reason=cpu.availability().reason),
+    pytest.mark.usefixtures("instruction_set"),
+]
 
 Array = NDArray[Any]
 SHAPES = ((1, 256), (48, 512), (130, 768), (700, 256))  # fewer outputs than a tile, not whole tiles, several
@@ -65,6 +66,11 @@ def results(weight: Tensor, x: NDArray[np.float32], sparse: bool, threads: int =
     result = one_by_one(executable, len(x))
     executable.close()
     return result
+
+
+@pytest.fixture(params=instruction_sets())
+def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(OVERRIDE, request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +163,7 @@ def test_the_copy_is_made_when_a_row_with_many_zeros_comes(monkeypatch: pytest.M
     np.testing.assert_allclose(run(1, 2, 3), dense[1:4], rtol=1e-5, atol=1e-5 * np.abs(dense).max())  # several rows
     assert copies(executable) == [0]
     np.testing.assert_allclose(run(1), dense[1:2], rtol=1e-5, atol=1e-6 * np.abs(dense[1]).max())
-    tiles = -(-700 // sparse_op.tile_width(700, "q4_0", 2))
+    tiles = -(-700 // sparse_op.tile_width(chosen(), 700, "q4_0", 2))
     assert copies(executable) == [tiles]
     np.testing.assert_array_equal(run(3), dense[3:4])
     executable.close()
@@ -209,11 +215,3 @@ def test_what_was_copied_is_given_back_to_the_file(tiny_pth: Callable[[str], Pat
         values = [op.weight.data for op in model.plan.ops if getattr(op, "weight", None) is not None
                   and getattr(op.weight, "name", "").endswith("ffn.value.weight")]  # fmt: skip
         assert [id(data) for data in given_back] == [id(data) for data in values]
-
-
-@pytest.mark.skipif("RWKV_EDGE_ISA" in os.environ, reason="is the test that this starts")
-@pytest.mark.parametrize("isa", other_isas())
-def test_other_instruction_sets(isa: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, env=os.environ | {"RWKV_EDGE_ISA": isa}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout

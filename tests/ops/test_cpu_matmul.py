@@ -1,13 +1,11 @@
 """Products with weights in blocks: every format and instruction set, against NumPy, within what rounding activations costs."""
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from rwkv_edge_cpu import backend as cpu
+from rwkv_edge_cpu.code.target import OVERRIDE, available, chosen
 from rwkv_edge_cpu.shape.layout import PANELS, TILE_TOKENS, TILE_WIDTH
 
 from rwkv_edge.backend import Batch, CompileOptions
@@ -17,12 +15,27 @@ from rwkv_edge.quant.decode import LAYOUTS
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import FLOAT_STORAGE, Tensor
 
-pytestmark = pytest.mark.skipif(not cpu.availability().available, reason=cpu.availability().reason)
+pytestmark = [
+    pytest.mark.skipif(not cpu.availability().available, reason=cpu.availability().reason),
+    pytest.mark.usefixtures("instruction_set"),
+]
 
 BLOCK_FORMATS = [name for name, format in FORMATS.items() if not format.is_float]
 RUN = 32
 
 Array = NDArray[Any]
+
+
+def instruction_sets() -> list[str]:
+    """Those that this machine can run."""
+    return list(available()) if cpu.availability().available else []
+
+
+@pytest.fixture(params=instruction_sets())
+def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What all that is compiled in the test is made for."""
+    monkeypatch.setenv(OVERRIDE, request.param)
+    return str(request.param)
 
 
 def random_blocks(format: str, n_out: int, width: int, seed: int = 0, codes: int | None = None) -> Tensor:
@@ -113,7 +126,7 @@ def test_many_tokens(format: str, n_tokens: int) -> None:
 def test_panels_are_for_tiles_alone(format: str) -> None:
     from rwkv_edge_cpu.kernels.quantized import few_rows
 
-    assert few_rows(format)[1] < PANELS
+    assert few_rows(chosen(), format)[1] < PANELS
 
 
 @pytest.mark.parametrize("format", BLOCK_FORMATS)
@@ -197,31 +210,32 @@ def test_every_format_is_supported() -> None:
         assert all(map(cpu.supports, builder.ops))
 
 
-def other_isas() -> list[str]:
-    if not cpu.availability().available:
-        return []
-    from rwkv_edge_cpu.code import isa
+def test_products_for_several_instruction_sets_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, x = random_blocks("q8_0", 37, 512), activations(5, 512)
+    builder = PlanBuilder()
+    plan = builder.finish(builder.matmul(builder.embed(Tensor("x", x.shape, "f32", x)), weight))
+    executables = []
+    for name in instruction_sets():
+        monkeypatch.setenv(OVERRIDE, name)
+        executables.append(cpu.compile(plan, threads=2))
+    exact = x.astype(np.float64) @ weight.decode().astype(np.float64).T
+    batch = Batch(np.arange(5, dtype=np.int32), [5], [np.zeros(0, np.float32)], np.zeros(0, np.int32))
+    for executable in executables * 2:
+        np.testing.assert_allclose(executable.run(batch), exact, rtol=0, atol=0.02 * np.abs(exact).max())
+    for executable in executables:
+        executable.close()
 
-    return [name for name in isa.available() if name != isa.chosen().name]
 
-
-@pytest.mark.skipif("RWKV_EDGE_ISA" in os.environ, reason="is the test that this starts")
-@pytest.mark.parametrize("isa", other_isas())
-def test_other_instruction_sets(isa: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, env=os.environ | {"RWKV_EDGE_ISA": isa}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+def test_the_best_is_chosen_unless_another_is_named(instruction_set: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chosen().isa.name == instruction_set
+    monkeypatch.delenv(OVERRIDE)
+    assert chosen().isa.name == instruction_sets()[0]
 
 
 @pytest.mark.parametrize("name", ["sse9", "neon", "avx2"])
 def test_an_instruction_set_that_cannot_be(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rwkv_edge_cpu.code import isa
-
-    if name in isa.available():
+    if name in available():
         pytest.skip("this machine can")
-    isa.chosen.cache_clear()
-    monkeypatch.setenv("RWKV_EDGE_ISA", name)
-    with pytest.raises(BackendError, match=f"RWKV_EDGE_ISA={name}"):
-        isa.chosen()
-    monkeypatch.undo()
-    isa.chosen.cache_clear()
+    monkeypatch.setenv(OVERRIDE, name)
+    with pytest.raises(BackendError, match=f"{OVERRIDE}={name}"):
+        chosen()

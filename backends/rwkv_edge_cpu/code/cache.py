@@ -1,7 +1,7 @@
 """Where compiled code is kept between processes: a directory that is ours alone, or nowhere. Nothing here raises.
 
 Loading from a cache runs what is in it, so a directory that another user (but root) could write is never used. Its name holds a
-hash of all that compiled code depends on: sources, versions, the machine, the instructions that were asked for.
+hash of all that compiled code depends on: sources, versions, the machine. Which of its instruction sets code is for, files say.
 """
 import hashlib
 import os
@@ -18,7 +18,6 @@ from rwkv_edge import plan, quant
 from rwkv_edge.machine import user_cache
 from rwkv_edge_cpu.code.processor import identity
 
-ISA_OVERRIDE = "RWKV_EDGE_ISA"
 PREFIX = "cpu-"
 ADMINISTRATOR = 0
 KEPT, KEPT_FOR = 3, 7 * 24 * 3600.0  # older versions' directories: the newest few stay, and all younger than so many seconds
@@ -45,7 +44,7 @@ def cache_directory() -> Path | None:
 
 
 def _version_name() -> str | None:
-    parts = [version("numba"), version("llvmlite"), sys.version, os.environ.get(ISA_OVERRIDE, ""), identity()]
+    parts = [version("numba"), version("llvmlite"), sys.version, identity()]
     digest = hashlib.sha256("\0".join(parts).encode())
     try:
         for source in _sources():

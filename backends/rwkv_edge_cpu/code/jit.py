@@ -3,11 +3,12 @@
     @kernel()                                        a module of kernels: imports Numba, so nothing imports it but
     def add(record, frame, scratch, begin, end): ... other such modules, and `machine_code` when its code is not in the cache
 
-    def row_kernel(format: str) -> Kernel:           one for each format, from a template
-        return kernel(REDUCTION)(specialized(template, format, dot=...))
+    def row_kernel(cpu: Target, format: str) -> Kernel:                                       one for each target and format,
+        return kernel(REDUCTION)(specialized(template, format, dot=block_dot(cpu, format)))   from a template
 
 The program builder names them: kernel_name("kernels.elementwise.add"), kernel_name("kernels.quantized.row_kernel", format). An
-image holds nothing of Numba's: a kernel cannot raise, allocate or call Python, and of the system only what system.py lists.
+image is for one target, also of a kernel that is written the same for all. It holds nothing of Numba's: a kernel cannot raise,
+allocate or call Python, and of the system only what system.py lists.
 """
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from rwkv_edge.errors import BackendError
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu.code.image import Image
 from rwkv_edge_cpu.code.link import linked
+from rwkv_edge_cpu.code.target import Target
 
 # Sums may be taken in any order. Never nnan or ninf: a NaN in a model file must reach the logits.
 REDUCTION = frozenset({"reassoc", "contract"})
@@ -47,10 +49,10 @@ class Kernel:
     signature: Any
     fastmath: frozenset[str]
 
-    def compiled(self) -> Image:
+    def compiled(self, cpu: Target) -> Image:
         """Raises BackendError where it cannot be."""
         try:
-            return linked(_object(self), ENTRY)
+            return linked(_object(self, cpu), ENTRY)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise BackendError(f"{self.function.__name__} cannot be compiled here: {reason}") from error
@@ -71,14 +73,19 @@ def walker(function: Callable[..., int]) -> Kernel:
     return Kernel(function, WALK_SIGNATURE, ELEMENTWISE)
 
 
-def specialized(template: Callable[..., None], format: str, **names: Any) -> Callable[..., None]:
-    """The template as a function of its own for one weight format: BLOCK_SIZE, BLOCK_BYTES and `names` are its globals."""
-    size = FORMATS[format]
-    names |= {"BLOCK_SIZE": size.block_size, "BLOCK_BYTES": size.block_bytes}
-    function = FunctionType(template.__code__, template.__globals__ | names, f"{template.__name__}_{format}")
+def with_globals(template: Callable[..., None], name: str, **values: Any) -> Callable[..., None]:
+    """The template as a function of its own, with these globals."""
+    function = FunctionType(template.__code__, template.__globals__ | values, name)
     function.__qualname__ = function.__name__
     function.__module__ = template.__module__
     return function
+
+
+def specialized(template: Callable[..., None], format: str, **values: Any) -> Callable[..., None]:
+    """As `with_globals`, for one weight format: BLOCK_SIZE and BLOCK_BYTES are globals too."""
+    size = FORMATS[format]
+    values |= {"BLOCK_SIZE": size.block_size, "BLOCK_BYTES": size.block_bytes}
+    return with_globals(template, f"{template.__name__}_{format}", **values)
 
 
 # For functions that kernels call: part of the caller, so a loop around them can become vector instructions.
@@ -101,19 +108,19 @@ def _context() -> Any:
 
 
 @cache
-def _elf_machine() -> tuple[str, Any]:
-    """(triple, target machine) for this CPU and this system's calls, but ELF object files with relative references only."""
-    triple, cpu, features = _context().codegen().magic_tuple()
+def elf_machine(cpu: Target) -> tuple[str, Any]:
+    """(triple, LLVM's target machine) for this system's calls, but ELF object files with relative references only."""
+    features = cpu.features
     system = "pc-windows-msvc-elf" if sys.platform == "win32" else "unknown-linux-gnu"
-    if sys.platform == "darwin" and not triple.startswith("x86_64"):
+    if sys.platform == "darwin" and not cpu.is_x86:
         features += ",+reserve-x18"  # which Apple's systems keep for themselves
-    triple = f"{triple.partition('-')[0]}-{system}"
+    triple = f"{cpu.triple.partition('-')[0]}-{system}"
     target = binding.Target.from_triple(triple)
-    return triple, target.create_target_machine(cpu=cpu, features=features, opt=3, reloc="pic", codemodel="small")
+    return triple, target.create_target_machine(cpu=cpu.processor, features=features, opt=3, reloc="pic", codemodel="small")
 
 
 @global_compiler_lock
-def _object(kernel: Kernel) -> bytes:
+def _object(kernel: Kernel, cpu: Target) -> bytes:
     """An object file with the function ENTRY, which is called as C functions are."""
     context, signature = _context(), kernel.signature
     flags = compiler.Flags()
@@ -127,7 +134,7 @@ def _object(kernel: Kernel) -> bytes:
     library.add_ir_module(_entry(context, library, description))
     library.get_function(description.llvm_func_name).linkage = "internal"
     library.finalize()  # inlines, optimizes
-    triple, machine = _elf_machine()
+    triple, machine = elf_machine(cpu)
     module = binding.parse_bitcode(library.emit_bitcode())
     module.triple, module.data_layout = triple, str(machine.target_data)
     data: bytes = machine.emit_object(module)

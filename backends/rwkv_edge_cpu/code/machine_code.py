@@ -10,6 +10,7 @@ from rwkv_edge.errors import BackendError
 from rwkv_edge.machine.turns import Turns
 from rwkv_edge_cpu.code import kept
 from rwkv_edge_cpu.code.image import Image
+from rwkv_edge_cpu.code.target import Target
 
 if TYPE_CHECKING:
     from rwkv_edge_cpu.code.jit import Kernel
@@ -22,7 +23,7 @@ _turns = Turns(reentrant=True)
 class KernelName:
     """Where a `jit.Kernel` is defined, for those who must not import it: a name in one of this package's modules.
 
-    arguments: not empty: the name is that of a function, which makes the kernel for these.
+    The name is the kernel's, or that of a function which makes it: of a target and these arguments.
     """
 
     module: str
@@ -40,23 +41,31 @@ def kernel_name(path: str, *arguments: str | int) -> KernelName:
 
 
 @cache
-def address(name: KernelName) -> int:
+def address(name: KernelName, cpu: Target) -> int:
     """Raises BackendError where it cannot be compiled or loaded."""
     with _turns.lock:
-        data = kept.read(str(name))
+        image = image_name(name, cpu)
+        data = kept.read(image)
         if data is None:
             begin = time.perf_counter()
-            data = kernel_of(name).compiled().to_bytes()
-            kept.write(str(name), data)
-            _log.info("compiled %s in %.2f s", name, time.perf_counter() - begin)
+            data = kernel_of(name, cpu).compiled(cpu).to_bytes()
+            kept.write(image, data)
+            _log.info("compiled %s in %.2f s", image, time.perf_counter() - begin)
         try:
             return Image.from_bytes(data).load()
         except OSError as error:
             raise BackendError(f"compiled code cannot run here: {error.strerror or error}; use the numpy backend") from error
 
 
-def kernel_of(name: KernelName) -> "Kernel":
+def image_name(name: KernelName, cpu: Target) -> str:
+    """Under which a kernel's image is kept, beside those for other instruction sets."""
+    return f"{name}-{cpu.isa.name}"
+
+
+def kernel_of(name: KernelName, cpu: Target) -> "Kernel":
     """Imports Numba."""
+    from rwkv_edge_cpu.code.jit import Kernel
+
     found = getattr(import_module(f"rwkv_edge_cpu.{name.module}"), name.name)
-    kernel: Kernel = found(*name.arguments) if name.arguments else found
+    kernel: Kernel = found if isinstance(found, Kernel) else found(cpu, *name.arguments)
     return kernel

@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from rwkv_edge.quant.formats import FORMATS
-from rwkv_edge_cpu.code import isa
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.dot import dot
 from rwkv_edge_cpu.ir.pieces import both, right
 from rwkv_edge_cpu.ir.quantized import BLOCKS, part_of, product_bytes
@@ -168,9 +168,9 @@ def q6_k(b: ir.IRBuilder, band: Band) -> Iterator[Group]:
 BANDS: dict[str, Callable[[ir.IRBuilder, Band], Iterator[Group]]] = {"q4_0": q4_0, "q8_0": q8_0, "q4_k": q4_k, "q6_k": q6_k}
 
 
-def has_bands(name: str) -> bool:
+def has_bands(cpu: Target, name: str) -> bool:
     """Where there are fewer registers, or shorter ones, other ways are faster."""
-    return name in BANDS and isa.chosen().native == ROWS
+    return name in BANDS and cpu.isa.native == ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +186,8 @@ class Packed:
     has_sums: bool
 
     @staticmethod
-    def of(name: str) -> "Packed":
-        return Packed(RUN // BLOCKS[name].group, zero_of(name) != 0, BLOCKS[name].has_offsets)
+    def of(cpu: Target, name: str) -> "Packed":
+        return Packed(RUN // BLOCKS[name].group, zero_of(cpu, name) != 0, BLOCKS[name].has_offsets)
 
     @property
     def scales(self) -> int:
@@ -206,12 +206,12 @@ class Packed:
         return self.sums + 4 * TOKENS * self.groups * self.has_sums
 
 
-def band_pack(name: str) -> Any:
+def band_pack(cpu: Target, name: str) -> Any:
     """An intrinsic pack(x, x_stride, last, n, first, runs, target): runs of activation rows [n], from `first` on, as Packed.
 
     For each j < TOKENS activation row min(j, last). target: see Packed.size.
     """
-    packed = Packed.of(name)
+    packed = Packed.of(cpu, name)
     groups = packed.groups
     parts = [(SCALES, packed.scales, 1)]
     parts += [(ORIGINS, packed.origins, groups)] * packed.has_origins + [(SUMS, packed.sums, groups)] * packed.has_sums
@@ -239,13 +239,13 @@ def band_pack(name: str) -> Any:
     return pack
 
 
-def block_band(name: str) -> Any:
+def block_band(cpu: Target, name: str) -> Any:
     """An intrinsic band(rows, stride, packed, last, blocks, y, y_stride, add): ROWS rows of so many blocks times activations.
 
     y[j, i] = row i times activation row j, added to what is there where `add` is true, for i < ROWS, j <= last < TOKENS.
     rows: address of the first block.  packed: of what `band_pack` made of the activations that meet these blocks.
     """
-    size, packed = FORMATS[name], Packed.of(name)
+    size, packed = FORMATS[name], Packed.of(cpu, name)
 
     @intrinsic
     def band(typingctx, rows, stride, packed_at, last, blocks, y, y_stride, add):
@@ -264,7 +264,7 @@ def block_band(name: str) -> Any:
                 x = at(b, packed_at, loop.index, packed.size * size.block_size // RUN)
                 for group in BANDS[name](b, Band([b.add(first, b.mul(stride, ir.Constant(I64, i))) for i in range(ROWS)])):
                     _prefetch_share(b, name, group, ahead)
-                    _add_group(b, name, group, x, totals)
+                    _add_group(b, cpu, name, group, x, totals)
             for y, total in zip(ys, totals, strict=True):
                 store(b, b.load(total), y)
             return context.get_dummy_value()
@@ -290,12 +290,12 @@ def _prefetch_share(b, name, group, ahead):
         prefetch(b, offset(b, first, i))
 
 
-def _add_group(b, name, group, x, totals):
+def _add_group(b, cpu, name, group, x, totals):
     """Add the products of a group of weights of some blocks. x: address of the packed activations that they meet."""
-    packed = Packed.of(name)
+    packed = Packed.of(cpu, name)
     record = at(b, x, group.run, packed.size)
     x_codes, x_numbers = at(b, record, group.number, BLOCKS[name].group), at(b, record, group.number, 4 * TOKENS)
-    codes = [product_bytes(b, name, b.bitcast(word, vector(I8, 4 * ROWS))) for word in group.codes]
+    codes = [product_bytes(b, cpu, name, b.bitcast(word, vector(I8, 4 * ROWS))) for word in group.codes]
 
     def of_token(base, start, kind):
         return splat(b, load(b, offset(b, base, start), kind), ROWS)
@@ -303,7 +303,7 @@ def _add_group(b, name, group, x, totals):
     for j, total in enumerate(totals):
         product = of_token(x_numbers, packed.origins + 4 * j, I32) if packed.has_origins else constant(vector(I32, ROWS), 0)
         for i, code in enumerate(codes):
-            product = dot(b, isa.chosen(), product, code, b.bitcast(of_token(x_codes, RUN * j + 4 * i, I32), code.type))
+            product = dot(b, cpu.isa, product, code, b.bitcast(of_token(x_codes, RUN * j + 4 * i, I32), code.type))
         factor = b.fmul(group.scales, of_token(record, packed.scales + 4 * j, F32))
         value = multiply_add(b, b.sitofp(product, factor.type), factor, b.load(total))
         if group.offsets is not None:

@@ -1,6 +1,7 @@
 """Blocks of each format taken apart, as LLVM IR: weights as bytes, a vector at a time, and scales. See rwkv_edge.quant."""
 from llvmlite import ir
 
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.dot import join
 from rwkv_edge_cpu.ir.pieces import (
     BlockFormat,
@@ -18,7 +19,7 @@ from rwkv_edge_cpu.ir.pieces import (
     right,
     word,
 )
-from rwkv_edge_cpu.ir.vector import I8, I64, Target, constant, vector
+from rwkv_edge_cpu.ir.vector import I8, I64, constant, vector
 
 
 def q4_0(b: ir.IRBuilder, cpu: Target, blocks: Blocks) -> Parts:

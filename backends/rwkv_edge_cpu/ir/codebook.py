@@ -6,6 +6,7 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from rwkv_edge.quant.grids import EVEN_SIGNS, IQ3_S_GRID, IQ3_XXS_GRID, IQ4_LEVELS
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.dot import join, pick
 from rwkv_edge_cpu.ir.grid import Codebook, sign_sets
 from rwkv_edge_cpu.ir.pieces import (
@@ -24,7 +25,7 @@ from rwkv_edge_cpu.ir.pieces import (
     tested,
     word,
 )
-from rwkv_edge_cpu.ir.vector import F32, I8, I16, I32, I64, Target, at, call, constant, load, splat, vector
+from rwkv_edge_cpu.ir.vector import F32, I8, I16, I32, I64, at, call, constant, load, splat, vector
 
 LEVELS = [int(x) for x in IQ4_LEVELS]
 IQ3_XXS, IQ3_S = Codebook(IQ3_XXS_GRID), Codebook(IQ3_S_GRID)

@@ -12,12 +12,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.vector import (
     F32,
     I64,
     PLAIN,
     Load,
-    Target,
     at,
     constant,
     float_kind,
@@ -111,7 +111,7 @@ class Columns:
                     store(b, b.fadd(load(b, place, kind), total), place)
 
 
-def column_sums(name: str) -> Any:
+def column_sums(cpu: Target, name: str) -> Any:
     """An intrinsic sums(source, stride, x, n, y, count), see above, for weights of format `name`."""
     loader, size = PLAIN[name]
 
@@ -119,7 +119,6 @@ def column_sums(name: str) -> Any:
     def sums(typingctx, source, stride, x, n, y, count):
         def codegen(context, b, signature, args):
             source, stride, x, n, y, count = args
-            cpu = Target.of(context)
             product = Columns(b, cpu, loader, size, source, stride, x, n, y)
             none, lanes = ir.Constant(I64, 0), ir.Constant(I64, cpu.lanes)
             done = b.select(b.icmp_signed(">=", stride, ir.Constant(I64, FAR)), b.mul(b.udiv(count, lanes), lanes), none)

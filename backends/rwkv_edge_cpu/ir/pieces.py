@@ -10,8 +10,9 @@ from typing import NamedTuple
 from llvmlite import ir
 
 from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.dot import join, pick
-from rwkv_edge_cpu.ir.vector import F32, I1, I8, I16, I32, Target, constant, load, load_f16, offset, splat, vector
+from rwkv_edge_cpu.ir.vector import F32, I1, I8, I16, I32, constant, load, load_f16, offset, splat, vector
 from rwkv_edge_cpu.shape.codes import CODES, PIECE, RUN
 
 WINDOW = 64  # bytes: of a register that can be permuted as a whole

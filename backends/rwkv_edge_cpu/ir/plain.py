@@ -7,13 +7,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.row import LINE, add_product, prefetch_ahead
 from rwkv_edge_cpu.ir.vector import (
     F32,
     I32,
     I64,
     PLAIN,
-    Target,
     at,
     constant,
     float_kind,
@@ -28,7 +28,7 @@ SHORT = 1024  # bytes of a row: beyond, several streams at a time are slower tha
 UNROLL = 4  # sums of a row that do not wait for each other, or as many as take a line
 
 
-def plain_dots(name: str) -> Any:
+def plain_dots(cpu: Target, name: str) -> Any:
     """An intrinsic dots(rows, stride, last, x, n, y): y[i] = row i of weights of format `name` times x [n], i <= last < ROWS.
 
     Rows are `stride` bytes apart, the weights of each one behind the other.
@@ -39,7 +39,6 @@ def plain_dots(name: str) -> Any:
     def dots(typingctx, rows, stride, last, x, n, y):
         def codegen(context, b, signature, args):
             rows, stride, last, x, n, y = args
-            cpu = Target.of(context)
             unroll = max(UNROLL, LINE // (size * cpu.lanes))
             with b.if_else(b.icmp_signed("<=", stride, ir.Constant(I64, SHORT))) as (short, long):
                 with short:

@@ -6,15 +6,16 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rwkv_edge_cpu.ir.vector import F32, I64, PLAIN, Target, at, constant, load, multiply_add, store, vector
+from rwkv_edge_cpu.code.target import Target
+from rwkv_edge_cpu.ir.vector import F32, I64, PLAIN, at, constant, load, multiply_add, store, vector
 from rwkv_edge_cpu.ir.wkv import sums_of_four
 from rwkv_edge_cpu.shape.layout import TILE_ROWS
 
 
-def plain_tile(name: str) -> Any:
+def plain_tile(cpu: Target, name: str) -> Any:
     """An intrinsic tile(weights, weight_stride, x, x_stride, last, n, y, y_stride, add).
 
-    y[j, i] (+)= row i of `weights`, of format `name`, times row j of x, for i < TILE_ROWS, j <= last < `tile_tokens`, over n
+    y[j, i] (+)= row i of `weights`, of format `name`, times row j of x, for i < TILE_ROWS, j <= last < cpu.plain_tokens, over n
     vectors. Addresses, and strides in bytes.
     """
     loader, size = PLAIN[name]
@@ -23,11 +24,10 @@ def plain_tile(name: str) -> Any:
     def tile(typingctx, weights, weight_stride, x, x_stride, last, n, y, y_stride, add):
         def codegen(context, b, signature, args):
             weights, weight_stride, x, x_stride, last, n, y, y_stride, add = args
-            cpu = Target.of(context)
             kind, four = vector(F32, cpu.lanes), vector(F32, TILE_ROWS)
             rows = [b.add(weights, b.mul(weight_stride, ir.Constant(I64, i))) for i in range(TILE_ROWS)]
             # Columns that are not there: the last one again, which then is written several times with the same sums.
-            indices = [ir.Constant(I64, j) for j in range(cpu.tokens)]
+            indices = [ir.Constant(I64, j) for j in range(cpu.plain_tokens)]
             indices = [b.select(b.icmp_signed("<", index, last), index, last) for index in indices]
             columns = [b.add(x, b.mul(x_stride, index)) for index in indices]
             totals = [[cgutils.alloca_once_value(b, constant(kind, 0.0)) for _ in rows] for _ in columns]

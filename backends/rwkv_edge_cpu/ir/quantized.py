@@ -21,7 +21,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from rwkv_edge.quant.formats import FORMATS
-from rwkv_edge_cpu.code import isa
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.block import ARITHMETIC
 from rwkv_edge_cpu.ir.codebook import CODEBOOKS
 from rwkv_edge_cpu.ir.dot import dot, join, pick
@@ -31,7 +31,6 @@ from rwkv_edge_cpu.ir.vector import (
     I8,
     I32,
     I64,
-    Target,
     at,
     call,
     constant,
@@ -65,14 +64,14 @@ def part_of(b: ir.IRBuilder, x: ir.Value, n: ir.Value, eighths: int) -> ir.Value
     return b.add(x, b.mul(b.udiv(n, ir.Constant(I64, 8)), ir.Constant(I64, eighths)))
 
 
-def product_bytes(b: ir.IRBuilder, name: str, codes: ir.Value) -> ir.Value:
-    """Codes as the product of this machine takes them."""
-    if BLOCKS[name].zero is None and isa.chosen().unsigned:
+def product_bytes(b: ir.IRBuilder, cpu: Target, name: str, codes: ir.Value) -> ir.Value:
+    """Codes as the product takes them."""
+    if BLOCKS[name].zero is None and cpu.isa.unsigned:
         return b.xor(codes, constant(codes.type, -128))
     return codes
 
 
-def block_decode(name: str) -> Any:
+def block_decode(cpu: Target, name: str) -> Any:
     """An intrinsic decode(source, n, target): n blocks as float32."""
     format, size = BLOCKS[name], FORMATS[name]
 
@@ -82,7 +81,7 @@ def block_decode(name: str) -> Any:
             source, n, target = args
             wide = vector(F32, LANES)
             with cgutils.for_range(b, n, intp=I64) as loop:
-                parts = format.unpack(b, Target.of(context), at(b, source, loop.index, size.block_bytes))
+                parts = format.unpack(b, cpu, at(b, source, loop.index, size.block_bytes))
                 out = at(b, target, loop.index, 4 * size.block_size)
                 for i in range(size.block_size // LANES):
                     run, first = i * LANES // RUN, i * LANES % RUN
@@ -100,42 +99,48 @@ def block_decode(name: str) -> Any:
     return decode
 
 
-@intrinsic
-def quantize_run(typingctx, x, row, n, run, zero, group):
-    """Round the 32 floats at x to bytes: run `run` of the activation row `row` [n]."""
+def quantize_run(cpu: Target) -> Any:
+    """An intrinsic quantize(x, row, n, run, zero, group): the 32 floats at x as bytes: run `run` of the activation row [n]."""
 
-    def codegen(context, b, signature, args):
-        x, row, n, run, zero, group = args
-        codes, scale = _rounded(b, x)
-        minus = b.neg(b.trunc(zero, I32))
-        store(b, codes, at(b, row, run, RUN))
-        _store_pieces(b, part_of(b, row, n, PIECES), run, codes)
-        store(b, scale, at(b, part_of(b, row, n, SCALES), run, 4))
-        fours = _fours(b, codes)
-        starts = b.mul(fours, splat(b, minus, LANES))
-        store(b, starts, at(b, part_of(b, row, n, STARTS), run, RUN))
-        pairs = b.add(*(pick(b, starts, range(i, i + 4)) for i in (0, 4)))
-        store(b, pairs, at(b, part_of(b, row, n, PAIRS), run, PIECE))
-        _store_sums(b, part_of(b, row, n, SUMS), part_of(b, row, n, ORIGINS), run, minus, group, fours, scale)
-        return context.get_dummy_value()
+    @intrinsic
+    def quantize(typingctx, x, row, n, run, zero, group):
+        def codegen(context, b, signature, args):
+            x, row, n, run, zero, group = args
+            codes, scale = _rounded(b, x)
+            minus = b.neg(b.trunc(zero, I32))
+            store(b, codes, at(b, row, run, RUN))
+            _store_pieces(b, cpu, part_of(b, row, n, PIECES), run, codes)
+            store(b, scale, at(b, part_of(b, row, n, SCALES), run, 4))
+            fours = _fours(b, cpu, codes)
+            starts = b.mul(fours, splat(b, minus, LANES))
+            store(b, starts, at(b, part_of(b, row, n, STARTS), run, RUN))
+            pairs = b.add(*(pick(b, starts, range(i, i + 4)) for i in (0, 4)))
+            store(b, pairs, at(b, part_of(b, row, n, PAIRS), run, PIECE))
+            _store_sums(b, part_of(b, row, n, SUMS), part_of(b, row, n, ORIGINS), run, minus, group, fours, scale)
+            return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 6), codegen
+        return types.void(*[types.int64] * 6), codegen
+
+    return quantize
 
 
-@intrinsic
-def quantize_panel_run(typingctx, x, row, n, run, zero, group):
+def quantize_panel_run(cpu: Target) -> Any:
     """As quantize_run; row: of a panel, n numbers wide."""
 
-    def codegen(context, b, signature, args):
-        x, row, n, run, zero, group = args
-        codes, scale = _rounded(b, x)
-        store(b, codes, at(b, row, run, RUN))
-        store(b, scale, at(b, part_of(b, row, n, PANEL_SCALES), run, 4))
-        sums, origins = part_of(b, row, n, PANEL_SUMS), part_of(b, row, n, PANEL_ORIGINS)
-        _store_sums(b, sums, origins, run, b.neg(b.trunc(zero, I32)), group, _fours(b, codes), scale)
-        return context.get_dummy_value()
+    @intrinsic
+    def quantize(typingctx, x, row, n, run, zero, group):
+        def codegen(context, b, signature, args):
+            x, row, n, run, zero, group = args
+            codes, scale = _rounded(b, x)
+            store(b, codes, at(b, row, run, RUN))
+            store(b, scale, at(b, part_of(b, row, n, PANEL_SCALES), run, 4))
+            sums, origins = part_of(b, row, n, PANEL_SUMS), part_of(b, row, n, PANEL_ORIGINS)
+            _store_sums(b, sums, origins, run, b.neg(b.trunc(zero, I32)), group, _fours(b, cpu, codes), scale)
+            return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 6), codegen
+        return types.void(*[types.int64] * 6), codegen
+
+    return quantize
 
 
 def _rounded(b, x):
@@ -160,16 +165,16 @@ def _rounded(b, x):
     return b.trunc(join(b, join(b, rounded[0], rounded[1]), join(b, rounded[2], rounded[3])), vector(I8, RUN)), scale
 
 
-def _fours(b, codes):
+def _fours(b, cpu, codes):
     """The sums of four bytes each."""
-    return dot(b, isa.chosen(), constant(vector(I32, LANES), 0), constant(codes.type, 1), codes)
+    return dot(b, cpu.isa, constant(vector(I32, LANES), 0), constant(codes.type, 1), codes)
 
 
-def _store_pieces(b, pieces, run, codes):
-    together = ir.Constant(I64, side_by_side())
+def _store_pieces(b, cpu, pieces, run, codes):
+    together = ir.Constant(I64, side_by_side(cpu))
     base = b.add(at(b, pieces, b.sub(run, b.urem(run, together)), RUN), b.mul(b.urem(run, together), ir.Constant(I64, PIECE)))
     for i in range(2):
-        store(b, pick(b, codes, range(PIECE * i, PIECE * (i + 1))), offset(b, base, PIECE * side_by_side() * i))
+        store(b, pick(b, codes, range(PIECE * i, PIECE * (i + 1))), offset(b, base, PIECE * side_by_side(cpu) * i))
 
 
 def _store_sums(b, sums, origins, run, minus, group, fours, scale):

@@ -7,8 +7,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.quantized import BLOCKS, product_bytes
-from rwkv_edge_cpu.ir.vector import I8, I16, I32, I64, Target, call, constant, load, offset, prefetch, store, vector
+from rwkv_edge_cpu.ir.vector import I8, I16, I32, I64, call, constant, load, offset, prefetch, store, vector
 from rwkv_edge_cpu.shape.codes import RUN
 from rwkv_edge_cpu.shape.key_major import KeyMajor, key_major
 
@@ -18,7 +19,7 @@ EXPONENTS = {"f16": 0x7C00, "bf16": 0x7F80, "f32": 0x7F800000}  # all ones: infi
 AHEAD = 256  # bytes of a row: rows are far apart, and read a block each in turn
 
 
-def block_apart(format: str) -> Any:
+def block_apart(cpu: Target, format: str) -> Any:
     """An intrinsic apart(block, codes, header, width, output): a block's codes to `codes`, a byte each, and its scales to where
     those of output `output` are in a tile's block that begins at `header`. Returns 1 where the scales are finite, else 0."""
     size, lies = FORMATS[format], key_major(format)
@@ -35,9 +36,9 @@ def block_apart(format: str) -> Any:
                 place = b.add(place, b.mul(width, ir.Constant(I64, 2)))
             if lies.unit:
                 place, block = b.sub(place, output), _with_unit_scale(b, block, size.block_bytes, lies.fields)
-            parts = BLOCKS[format].unpack(b, Target.of(context), block)
+            parts = BLOCKS[format].unpack(b, cpu, block)
             for run, run_codes in enumerate(parts.codes):
-                found = position(b, lies, run_codes) if lies.levels else product_bytes(b, format, run_codes)
+                found = position(b, lies, run_codes) if lies.levels else product_bytes(b, cpu, format, run_codes)
                 store(b, found, offset(b, codes, RUN * run))
             if lies.unit:
                 for scales in (parts.scales, parts.offsets)[: len(lies.fields)]:

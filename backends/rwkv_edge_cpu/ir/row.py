@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from rwkv_edge.quant.formats import FORMATS
-from rwkv_edge_cpu.code import isa
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.dot import dot, indices, pick
 from rwkv_edge_cpu.ir.pieces import BlockFormat
 from rwkv_edge_cpu.ir.quantized import BLOCKS, part_of, product_bytes
@@ -22,7 +22,6 @@ from rwkv_edge_cpu.ir.vector import (
     I8,
     I32,
     I64,
-    Target,
     at,
     constant,
     load,
@@ -94,14 +93,14 @@ class Activations:
     sums: ir.Value
 
     @staticmethod
-    def at(b: ir.IRBuilder, chains: Chains, x: ir.Value, n: ir.Value, run: ir.Value) -> "Activations":
+    def at(b: ir.IRBuilder, cpu: Target, chains: Chains, x: ir.Value, n: ir.Value, run: ir.Value) -> "Activations":
         """From run `run` on of the activation row x [n]."""
         format = chains.format
         runs, per_run = chains.blocks * format.runs, RUN // format.group
         bytes_ = at(b, part_of(b, x, n, PIECES) if chains.blocks > 1 else x, run, RUN)
         codes = [load(b, offset(b, bytes_, i), vector(I8, chains.width)) for i in range(0, RUN * runs, chains.width)]
         starts = [constant(vector(I32, chains.lanes), 0)] * chains.count
-        if zero_of(format.name):
+        if zero_of(cpu, format.name):
             part, size = (PAIRS, PIECE) if chains.pieces > 1 else (STARTS, RUN)
             first = at(b, part_of(b, x, n, part), run, size)
             starts = [load(b, offset(b, first, chains.width * i), start.type) for i, start in enumerate(starts)]
@@ -121,29 +120,29 @@ class Totals:
     rest: ir.Value
 
 
-def block_dot(name: str) -> Any:
+def block_dot(cpu: Target, name: str) -> Any:
     """An intrinsic dot(row, x, n): a row of weights [n] times an activation row as bytes."""
 
     @intrinsic
     def row_dot(typingctx, row, x, n):
         def codegen(context, b, signature, args):
             row, x, n = args
-            return _products(b, Target.of(context), BLOCKS[name], [row], [x], n)[0][0]
+            return _products(b, cpu, BLOCKS[name], [row], [x], n)[0][0]
 
         return types.float32(types.int64, types.int64, types.int64), codegen
 
     return row_dot
 
 
-def dots_rows(name: str) -> int:
+def dots_rows(cpu: Target, name: str) -> int:
     """Rows of weights that `block_dots` takes together: what 32 vector registers hold beside the sums."""
-    return 2 if BLOCKS[name].runs == 1 and isa.chosen().native == 16 else 1
+    return 2 if BLOCKS[name].runs == 1 and cpu.isa.native == 16 else 1
 
 
-def block_dots(name: str) -> Any:
+def block_dots(cpu: Target, name: str) -> Any:
     """An intrinsic dots(rows, stride, last_row, x, x_stride, last, n, y, y_stride): rows of weights [n] times activation rows.
 
-    y[j, i] = row i times activation row j as bytes, for i <= last_row < dots_rows(name), j <= last < TOKENS.
+    y[j, i] = row i times activation row j as bytes, for i <= last_row < dots_rows(cpu, name), j <= last < TOKENS.
     Addresses, and strides in bytes.
     """
 
@@ -151,10 +150,10 @@ def block_dots(name: str) -> Any:
     def row_dots(typingctx, rows, stride, last_row, x, x_stride, last, n, y, y_stride):
         def codegen(context, b, signature, args):
             rows, stride, last_row, x, x_stride, last, n, y, y_stride = args
-            row_numbers, x_numbers = _up_to(b, last_row, dots_rows(name)), _up_to(b, last, TOKENS)
+            row_numbers, x_numbers = _up_to(b, last_row, dots_rows(cpu, name)), _up_to(b, last, TOKENS)
             weights = [b.add(rows, b.mul(stride, i)) for i in row_numbers]
             xs = [b.add(x, b.mul(x_stride, j)) for j in x_numbers]
-            for i, products in zip(row_numbers, _products(b, Target.of(context), BLOCKS[name], weights, xs, n), strict=True):
+            for i, products in zip(row_numbers, _products(b, cpu, BLOCKS[name], weights, xs, n), strict=True):
                 for j, product in zip(x_numbers, products, strict=True):
                     store(b, product, at(b, b.add(y, b.mul(y_stride, j)), i, 4))
             return context.get_dummy_value()
@@ -172,7 +171,7 @@ def _up_to(b, last, n):
 def _products(b, cpu, format, rows, xs, n):
     """Each row of weights times each of these activation rows: what either is made of is read and taken apart once."""
     size = FORMATS[format.name]
-    chains = Chains.of(format, 4 * isa.chosen().native)
+    chains = Chains.of(format, 4 * cpu.isa.native)
     steps = max(1, AT_ONCE // (chains.blocks * size.block_size))
     n_sums = min(max(1, N_SUMS // (len(rows) * len(xs))), steps * chains.count)
     totals = [
@@ -214,21 +213,21 @@ def add_blocks(b, cpu, chains, rows, xs, n, index, totals):
     """Add the products of each row's blocks from block `index` on with each of `xs` to totals[row][x]."""
     format = chains.format
     run = b.mul(index, ir.Constant(I64, format.runs))
-    with_xs = [Activations.at(b, chains, x, n, run) for x in xs]
+    with_xs = [Activations.at(b, cpu, chains, x, n, run) for x in xs]
     for row, of_row in zip(rows, totals, strict=True):
         parts = format.take(b, cpu, format.blocks(at(b, row, index, FORMATS[format.name].block_bytes), chains.width))
-        parts = parts._replace(codes=[product_bytes(b, format.name, codes) for codes in parts.codes])
+        parts = parts._replace(codes=[product_bytes(b, cpu, format.name, codes) for codes in parts.codes])
         for with_x, total in zip(with_xs, of_row, strict=True):
-            _add_products(b, chains, parts, with_x, total)
+            _add_products(b, cpu, chains, parts, with_x, total)
 
 
-def _add_products(b, chains, parts, with_x, total):
+def _add_products(b, cpu, chains, parts, with_x, total):
     """To total.sums, in turn; those of large blocks' offsets to total.rest."""
     format, sums = chains.format, total.sums
     factors = _factors(b, chains, parts.scales, with_x.scales)
     for chain, product in enumerate(with_x.starts):
         for i in range(chain * chains.pieces, (chain + 1) * chains.pieces):
-            product = dot(b, isa.chosen(), product, parts.codes[i], with_x.codes[i], small=format.zero is not None)
+            product = dot(b, cpu.isa, product, parts.codes[i], with_x.codes[i], small=format.zero is not None)
         factor = factors if format.runs == 1 else chains.spread(b, factors, chain)
         add_product(b, b.sitofp(product, factor.type), factor, sums[chain % len(sums)])
     if parts.offsets is not None:

@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rwkv_edge_cpu.code import isa
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.codebook import look_up
 from rwkv_edge_cpu.ir.dot import dot
 from rwkv_edge_cpu.ir.quantized import part_of
@@ -24,7 +24,6 @@ from rwkv_edge_cpu.ir.vector import (
     I32,
     I64,
     PLAIN,
-    Target,
     at,
     constant,
     load,
@@ -120,7 +119,7 @@ class Product:
             if self.format not in PLAIN:  # an activation that is not finite has made its run's scale NaN, and its bytes 0
                 needed = b.or_(needed, b.fcmp_unordered("uno", here.x_scale, here.x_scale))
             with b.if_then(needed):
-                slabs = b.udiv(self.width, I64(slab_outputs(self.format)))
+                slabs = b.udiv(self.width, I64(slab_outputs(self.cpu, self.format)))
                 with cgutils.for_range(b, slabs, intp=I64) as slab:
                     soon.fetch(slab.index)
                     if self.format in PLAIN:
@@ -189,7 +188,7 @@ class Place:
     def fetch(self, slab: ir.Value) -> None:
         """Prefetch a slab's weights."""
         p = self.product
-        b, lies, outputs = p.b, p.lies, slab_outputs(p.format)
+        b, lies, outputs = p.b, p.lies, slab_outputs(p.cpu, p.format)
         nbytes = outputs * lies.bits // 8
         skip, first = b.mul(slab, I64(nbytes)), b.mul(slab, I64(outputs))
         with b.if_then(b.icmp_unsigned("==", b.and_(skip, I64(LINE - 1)), I64(0))) if nbytes < LINE else nullcontext():
@@ -205,7 +204,7 @@ class Place:
 
     def add_floats(self, slab: ir.Value) -> None:
         p = self.product
-        b, lanes, outputs = p.b, p.cpu.lanes, slab_outputs(p.format)
+        b, lanes, outputs = p.b, p.cpu.lanes, slab_outputs(p.cpu, p.format)
         loader, size = PLAIN[p.format]
         skip, target = b.mul(slab, I64(outputs * size)), at(b, p.sums, slab, 4 * outputs)
         kind = vector(F32, lanes)
@@ -224,10 +223,10 @@ class Place:
 
     def add_codes(self, slab: ir.Value) -> None:
         p = self.product
-        b, lies, chosen = p.b, p.lies, isa.chosen()
+        b, lies, chosen = p.b, p.lies, p.cpu.isa
         lanes = chosen.native
         halves = 8 // lies.bits
-        start = splat(b, self.of_group(ORIGINS), lanes) if zero_of(p.format) else constant(vector(I32, lanes), 0)
+        start = splat(b, self.of_group(ORIGINS), lanes) if zero_of(p.cpu, p.format) else constant(vector(I32, lanes), 0)
         totals = [cgutils.alloca_once(b, vector(I32, lanes)) for _ in range(FOUR * halves)]
         for total in totals:
             b.store(start, total)
@@ -252,7 +251,7 @@ class Place:
 
     def scale(self, part: int, output: ir.Value) -> ir.Value:
         """The scales of as many outputs as there are lanes, in `unit`s, or their offsets."""
-        p, lanes = self.product, isa.chosen().native
+        p, lanes = self.product, self.product.cpu.isa.native
         scale = load_f16(p.b, p.cpu, self.scales_at(part, output), lanes)
         if not p.lies.unit:
             return scale
@@ -292,17 +291,17 @@ def _codes(b: ir.IRBuilder, cpu: Target, lies: KeyMajor, codes: ir.Value) -> lis
     parts = [b.and_(codes, constant(codes.type, 15)), b.lshr(codes, constant(codes.type, 4))]
     if not lies.levels:
         return parts
-    zero = 128 if isa.chosen().unsigned else 0
+    zero = 128 if cpu.isa.unsigned else 0
     return [look_up(b, cpu, [level + zero for level in lies.levels], part) for part in parts]
 
 
-def sparse_product(format: str) -> Any:
+def sparse_product(cpu: Target, format: str) -> Any:
     """An intrinsic product(tile, following, width, x, n, counts, indices, values, sums), see Product: adds to `sums`."""
 
     @intrinsic
     def product(typingctx, tile, following, width, x, n, counts, indices, values, sums):
         def codegen(context, b, signature, args):
-            Product(b, Target.of(context), format, key_major(format), *args).add_all()
+            Product(b, cpu, format, key_major(format), *args).add_all()
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 9), codegen

@@ -2,6 +2,7 @@
 
 A tile holds isa.rows rows of TILE_WIDTH weights: codes [k / 4, row, 4] as bytes, scales and offsets [group, row] as float32.
 """
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -10,17 +11,17 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from rwkv_edge.quant.formats import FORMATS
-from rwkv_edge_cpu.code import isa
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.dot import dot, join
 from rwkv_edge_cpu.ir.neon import NEON, add_words
 from rwkv_edge_cpu.ir.quantized import BLOCKS, product_bytes
-from rwkv_edge_cpu.ir.vector import F32, I8, I32, I64, Target, at, constant, load, multiply_add, offset, splat, store, vector
+from rwkv_edge_cpu.ir.vector import F32, I8, I32, I64, at, constant, load, multiply_add, offset, splat, store, vector
 from rwkv_edge_cpu.shape.codes import RUN, zero_of
 
 SQUARE = 4  # words, of as many rows
 
 
-def block_unpack(name: str) -> Any:
+def block_unpack(cpu: Target, name: str) -> Any:
     """An intrinsic unpack(source, n, codes, scales, offsets): n blocks of a row, one behind the other."""
     size, format = FORMATS[name], BLOCKS[name]
 
@@ -30,10 +31,10 @@ def block_unpack(name: str) -> Any:
             source, n, codes, scales, offsets = args
             groups = size.block_size // format.group
             with cgutils.for_range(b, n, intp=I64) as loop:
-                parts = format.unpack(b, Target.of(context), at(b, source, loop.index, size.block_bytes))
+                parts = format.unpack(b, cpu, at(b, source, loop.index, size.block_bytes))
                 for run, value in enumerate(parts.codes):
                     target = at(b, codes, loop.index, size.block_size)
-                    store(b, product_bytes(b, name, value), offset(b, target, RUN * run))
+                    store(b, product_bytes(b, cpu, name, value), offset(b, target, RUN * run))
                 for values, base in ((parts.scales, scales), (parts.offsets, offsets)):
                     if values is not None:
                         one = b.extract_element(values, ir.Constant(I32, 0)) if groups == 1 else values
@@ -61,7 +62,7 @@ def prefetch_bytes(typingctx, address, n):
     return types.void(types.int64, types.int64), codegen
 
 
-def transposition(of_squares):
+def transposition(cpu: Target, of_squares: Callable[..., list[ir.Value]]) -> Any:
     """An intrinsic (source, stride, n, target): isa.rows rows of 4 * n words of four bytes, `stride` bytes from row to row, to
     columns in which a word of each row is side by side; of_squares: what four words of four rows become."""
 
@@ -69,7 +70,7 @@ def transposition(of_squares):
     def transpose(typingctx, source, stride, n, target):
         def codegen(context, b, signature, args):
             source, stride, n, target = args
-            rows, lanes = isa.chosen().rows, isa.chosen().native
+            rows, lanes = cpu.isa.rows, cpu.isa.native
             starts = [b.add(source, b.mul(stride, ir.Constant(I64, i))) for i in range(rows)]
             with cgutils.for_range(b, n, intp=I64) as loop:
                 squares = [load(b, at(b, start, loop.index, 4 * SQUARE), vector(I32, SQUARE)) for start in starts]
@@ -109,10 +110,8 @@ def _squares(b, columns):
     return [_chosen(b, pairs[0][half], pairs[1][half], pattern) for half in (0, 1) for pattern in HALVES]
 
 
-def _code_squares(b, columns):
+def _matrix_squares(b, columns):
     """As _squares, but for products of matrices: two words of the first two rows, of the second two; the other two words."""
-    if isa.chosen().name != "neon_i8mm":
-        return _squares(b, columns)
     return [_chosen(b, columns[i], columns[i + 1], words) for words in HALVES for i in (0, 2)]
 
 
@@ -121,10 +120,17 @@ def transposed(b, rows):
     return _squares(b, [_joined(b, rows[i::SQUARE]) for i in range(SQUARE)])
 
 
-transpose, transpose_codes = transposition(_squares), transposition(_code_squares)
+def transpose(cpu: Target) -> Any:
+    """See `transposition`: for scales and offsets."""
+    return transposition(cpu, _squares)
 
 
-def block_tile(name: str) -> Any:
+def transpose_codes(cpu: Target) -> Any:
+    """In the order in which products take codes."""
+    return transposition(cpu, _matrix_squares if cpu.isa.name == "neon_i8mm" else _squares)
+
+
+def block_tile(cpu: Target, name: str) -> Any:
     """An intrinsic tile(codes, scales, offsets, x, x_scales, x_sums, x_origins, x_stride, last, runs, sums).
 
     sums[j, i] += row i of the tile times activation row min(j, last): isa.tokens by isa.rows sums over `runs` runs.
@@ -135,16 +141,16 @@ def block_tile(name: str) -> Any:
     def tile(typingctx, codes, scales, offsets, x, x_scales, x_sums, x_origins, x_stride, last, runs, sums):
         def codegen(context, b, signature, args):
             weights, activations, (x_stride, last, runs, sums) = args[:3], args[3:7], args[7:]
-            rows, lanes = isa.chosen().rows, isa.chosen().native
+            rows, lanes = cpu.isa.rows, cpu.isa.native
             deltas = []
-            for j in range(isa.chosen().tokens):
+            for j in range(cpu.isa.tokens):
                 index = ir.Constant(I64, j)
                 deltas.append(b.mul(x_stride, b.select(b.icmp_signed("<", index, last), index, last)))
             kind = vector(F32, lanes)
             places = [[offset(b, sums, 4 * (rows * j + i)) for i in range(0, rows, lanes)] for j in range(len(deltas))]
             totals = [[cgutils.alloca_once_value(b, load(b, place, kind)) for place in of_token] for of_token in places]
             with cgutils.for_range(b, runs, intp=I64) as loop:
-                _add_run(b, name, weights, activations, deltas, loop.index, totals)
+                _add_run(b, cpu, name, weights, activations, deltas, loop.index, totals)
             for of_token, parts in zip(places, totals, strict=True):
                 for place, total in zip(of_token, parts, strict=True):
                     store(b, b.load(total), place)
@@ -155,10 +161,10 @@ def block_tile(name: str) -> Any:
     return tile
 
 
-def _add_run(b, name, weights, activations, deltas, index, totals):
+def _add_run(b, cpu, name, weights, activations, deltas, index, totals):
     """Add the products of run `index` of the tile."""
     codes, scales, offsets = weights
-    format, rows, lanes = BLOCKS[name], isa.chosen().rows, isa.chosen().native
+    format, rows, lanes = BLOCKS[name], cpu.isa.rows, cpu.isa.native
     groups, words = RUN // format.group, format.group // 4
     steps = RUN, 4, 4 * groups, 4 * groups
     x_bytes, x_scales, x_sums, x_origins = (at(b, x, index, step) for x, step in zip(activations, steps, strict=True))
@@ -177,9 +183,9 @@ def _add_run(b, name, weights, activations, deltas, index, totals):
     for group in range(groups):
         products = []
         for delta in deltas:
-            start = of_token(x_origins, delta, group, I32) if zero_of(name) else constant(vector(I32, lanes), 0)
+            start = of_token(x_origins, delta, group, I32) if zero_of(cpu, name) else constant(vector(I32, lanes), 0)
             products.append([start] * len(totals[0]))
-        _add_words(b, name, codes, x_bytes, deltas, range(group * words, (group + 1) * words), products)
+        _add_words(b, cpu, name, codes, x_bytes, deltas, range(group * words, (group + 1) * words), products)
         for of_values, of_products in zip(values, products, strict=True):
             for i, scale in enumerate(of_rows(scales, group, vector(F32, lanes))):
                 value = b.sitofp(of_products[i], scale.type)
@@ -193,12 +199,12 @@ def _add_run(b, name, weights, activations, deltas, index, totals):
             b.store(multiply_add(b, value, of_token(x_scales, delta, 0, F32), b.load(total)), total)
 
 
-def _add_words(b, name, codes, x, deltas, words, products):
+def _add_words(b, cpu, name, codes, x, deltas, words, products):
     """Add to products[j], <lanes x i32> of all rows, what these words of the rows and of token j, at x + deltas[j], give."""
-    rows, lanes = isa.chosen().rows, isa.chosen().native
-    if isa.chosen().name in NEON:
+    rows, lanes = cpu.isa.rows, cpu.isa.native
+    if cpu.isa.name in NEON:
         tokens = [b.add(offset(b, x, 4 * words[0]), delta) for delta in deltas]
-        add_words(b, isa.chosen(), name, offset(b, codes, 4 * rows * words[0]), tokens, len(words), products)
+        add_words(b, cpu.isa, name, offset(b, codes, 4 * rows * words[0]), tokens, len(words), products)
         return
     for word in words:
         places = [offset(b, codes, 4 * (rows * word + i)) for i in range(0, rows, lanes)]
@@ -206,16 +212,4 @@ def _add_words(b, name, codes, x, deltas, words, products):
         for of_token, delta in zip(products, deltas, strict=True):
             four = splat(b, load(b, b.add(offset(b, x, 4 * word), delta), I32), lanes)
             for i, code in enumerate(tile_codes):
-                of_token[i] = dot(b, isa.chosen(), of_token[i], code, b.bitcast(four, code.type))
-
-
-@intrinsic
-def tile_shape(typingctx):
-    """(rows, tokens) of a tile, constants."""
-    kind = types.UniTuple(types.int64, 2)
-
-    def codegen(context, b, signature, args):
-        numbers = [ir.Constant(I64, isa.chosen().rows), ir.Constant(I64, isa.chosen().tokens)]
-        return context.make_tuple(b, kind, numbers)
-
-    return kind(), codegen
+                of_token[i] = dot(b, cpu.isa, of_token[i], code, b.bitcast(four, code.type))

@@ -1,9 +1,5 @@
-"""Vector loops over weights, written as LLVM IR: loads of any alignment, every format, the vector length that the CPU has.
-
-The vector length follows from the CPU features that Numba compiles for, which are part of its cache key.
-"""
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+"""Vector loops over weights, written as LLVM IR: loads of any alignment, every format, the vector length that the CPU has."""
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -11,38 +7,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from rwkv_edge_cpu.code.target import Target
+
 F32, I1, I8, I16, I32, I64 = ir.FloatType(), ir.IntType(1), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 SQUARE = 4  # what `square_decode` takes at a time
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """lanes: floats in a vector register.  tokens: columns of a tile.  halves: float16 conversion instructions exist.
-
-    scalar_halves: one at a time costs less than a vector of them.
-    byte_shuffles: for 16 bytes and more, the function that looks each up in the table of 16 that stands where it stands.
-    wide_tables: instructions exist that look 64 bytes up in a table of 64 or 128 (AVX-512 VBMI).
-    """
-
-    lanes: int
-    tokens: int
-    halves: bool
-    byte_shuffles: Mapping[int, str] = field(default_factory=dict)
-    scalar_halves: bool = False
-    wide_tables: bool = False
-
-    @staticmethod
-    def of(context: Any) -> "Target":
-        triple, _, features = context.codegen().magic_tuple()
-        enabled = features.split(",")
-        if triple.startswith(("aarch64", "arm64")):
-            return Target(4, 4, True, {16: "llvm.aarch64.neon.tbl1.v16i8"}, scalar_halves=True)
-        halves = "+f16c" in enabled
-        levels = ((16, "ssse3", "ssse3.pshuf.b.128"), (32, "avx2", "avx2.pshuf.b"), (64, "avx512bw", "avx512.pshuf.b.512"))
-        shuffles = {n: f"llvm.x86.{name}" for n, feature, name in levels if f"+{feature}" in enabled}
-        if "+avx512f" in enabled:
-            return Target(16, 4, halves, shuffles, wide_tables="+avx512vbmi" in enabled)
-        return Target(8 if "+avx" in enabled else 4, 3, halves, shuffles)
 
 
 def vector(element: ir.Type, lanes: int) -> ir.VectorType:
@@ -124,18 +92,18 @@ def constant(kind: ir.Type, value: float) -> ir.Constant:
     return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
 
 
-def load_f32(b: ir.IRBuilder, target: Target, address: ir.Value, lanes: int) -> ir.Value:
+def load_f32(b: ir.IRBuilder, cpu: Target, address: ir.Value, lanes: int) -> ir.Value:
     return load(b, address, float_kind(lanes))
 
 
-def load_bf16(b: ir.IRBuilder, target: Target, address: ir.Value, lanes: int) -> ir.Value:
+def load_bf16(b: ir.IRBuilder, cpu: Target, address: ir.Value, lanes: int) -> ir.Value:
     bits, wide = (vector(I16, lanes), vector(I32, lanes)) if lanes > 1 else (I16, I32)
     shifted = b.shl(b.zext(load(b, address, bits), wide), constant(wide, 16))
     return b.bitcast(shifted, float_kind(lanes))
 
 
-def load_f16(b: ir.IRBuilder, target: Target, address: ir.Value, lanes: int) -> ir.Value:
-    if target.halves:
+def load_f16(b: ir.IRBuilder, cpu: Target, address: ir.Value, lanes: int) -> ir.Value:
+    if cpu.halves:
         return b.fpext(load(b, address, vector(ir.HalfType(), lanes) if lanes > 1 else ir.HalfType()), float_kind(lanes))
     # Exponent and mantissa moved into place and multiplied by the ratio of the exponents' zeros: exact, subnormals included.
     bits, wide = (vector(I16, lanes), vector(I32, lanes)) if lanes > 1 else (I16, I32)
@@ -152,21 +120,21 @@ Load = Callable[[ir.IRBuilder, Target, ir.Value, int], ir.Value]
 PLAIN: dict[str, tuple[Load, int]] = {"f32": (load_f32, 4), "f16": (load_f16, 2), "bf16": (load_bf16, 2)}  # loader, bytes
 
 
-def weight(name: str) -> Any:
+def weight(cpu: Target, name: str) -> Any:
     """An intrinsic weight(address): one plain float of format `name`, as float32."""
     loader, _ = PLAIN[name]
 
     @intrinsic
     def one(typingctx, address):
         def codegen(context, b, signature, args):
-            return loader(b, Target.of(context), args[0], 1)
+            return loader(b, cpu, args[0], 1)
 
         return types.float32(types.int64), codegen
 
     return one
 
 
-def plain_decode(name: str) -> Any:
+def plain_decode(cpu: Target, name: str) -> Any:
     """An intrinsic decode(source, n, target): n plain floats that lie one behind the other, as float32."""
     loader, size = PLAIN[name]
 
@@ -174,7 +142,6 @@ def plain_decode(name: str) -> Any:
     def decode(typingctx, source, n, target):
         def codegen(context, b, signature, args):
             source, n, target = args
-            cpu = Target.of(context)
             whole = b.udiv(n, ir.Constant(I64, cpu.lanes))
             with cgutils.for_range(b, whole, intp=I64) as loop:
                 value = loader(b, cpu, at(b, source, loop.index, size * cpu.lanes), cpu.lanes)
@@ -188,7 +155,7 @@ def plain_decode(name: str) -> Any:
     return decode
 
 
-def square_decode(name: str) -> Any:
+def square_decode(cpu: Target, name: str) -> Any:
     """An intrinsic decode(source, stride_in, target, target_stride): a square of SQUARE rows and columns, transposed.
 
     Column k of it is at source + k * stride_in, its weights one behind the other; row i goes to target + i * target_stride.
@@ -200,7 +167,7 @@ def square_decode(name: str) -> Any:
         def codegen(context, b, signature, args):
             source, stride_in, target, target_stride = args
             steps = [ir.Constant(I64, i) for i in range(SQUARE)]
-            columns = [loader(b, Target.of(context), b.add(source, b.mul(stride_in, k)), SQUARE) for k in steps]
+            columns = [loader(b, cpu, b.add(source, b.mul(stride_in, k)), SQUARE) for k in steps]
             pairs = ir.Constant(vector(I32, 2 * SQUARE), [i + SQUARE * j for i in range(SQUARE) for j in range(2)])
             even, odd = b.shuffle_vector(columns[0], columns[1], pairs), b.shuffle_vector(columns[2], columns[3], pairs)
             for i in range(SQUARE):
@@ -212,15 +179,3 @@ def square_decode(name: str) -> Any:
         return types.void(*[types.int64] * 4), codegen
 
     return decode
-
-
-@intrinsic
-def vector_lanes(typingctx):
-    """Floats in a vector register, a constant."""
-    return types.int64(), lambda context, b, signature, args: ir.Constant(I64, Target.of(context).lanes)
-
-
-@intrinsic
-def tile_tokens(typingctx):
-    """Columns of a tile, a constant."""
-    return types.int64(), lambda context, b, signature, args: ir.Constant(I64, Target.of(context).tokens)

@@ -8,10 +8,11 @@ from functools import cache
 
 from rwkv_edge_cpu.code.intrinsics import floats
 from rwkv_edge_cpu.code.jit import Kernel, decoder, specialized
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.vector import PLAIN, SQUARE, plain_decode, square_decode, weight
 from rwkv_edge_cpu.kernels.quantized import decode_kernel
 
-BLOCK_BYTES = 0  # a weight's size; the template's globals, see `jit.specialized`
+BLOCK_BYTES = 0  # a weight's size; the template's globals, see `jit.with_globals`
 run = square = weight_at = lambda *_: None
 
 
@@ -31,10 +32,10 @@ def decode_plain(source, stride_out, stride_in, rows, n, target, target_stride):
 
 
 @cache
-def plain_kernel(format: str) -> Kernel:
-    names = {"run": plain_decode(format), "square": square_decode(format), "weight_at": weight(format)}
+def plain_kernel(cpu: Target, format: str) -> Kernel:
+    names = {"run": plain_decode(cpu, format), "square": square_decode(cpu, format), "weight_at": weight(cpu, format)}
     return decoder(specialized(decode_plain, format, **names))
 
 
-def decoder_of(format: str) -> Kernel:
-    return plain_kernel(format) if format in PLAIN else decode_kernel(format)
+def decoder_of(cpu: Target, format: str) -> Kernel:
+    return (plain_kernel if format in PLAIN else decode_kernel)(cpu, format)

@@ -4,6 +4,7 @@ All share the same fixed division of the elements between threads, so that one m
 """
 from rwkv_edge_cpu.code.intrinsics import as_float64, floats, int64s
 from rwkv_edge_cpu.code.jit import Kernel, inlined, kernel
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.kernels.math32 import F, decay7, exp_neg_exp, relu_squared, sigmoid, silu, tanh
 from rwkv_edge_cpu.shape.layout import N_FIELDS, OUT, PARAMETER, SHARED, WIDTH, A, B, C
 
@@ -122,5 +123,6 @@ ACTIVATIONS: dict[str, Kernel] = {
 }
 
 
-def activation(kind: str) -> Kernel:
+def activation(cpu: Target, kind: str) -> Kernel:
+    """Written the same for every target."""
     return ACTIVATIONS[kind]

@@ -8,10 +8,11 @@ from typing import Any
 
 from rwkv_edge_cpu.code.intrinsics import call_decode, floats, int64s
 from rwkv_edge_cpu.code.jit import REDUCTION, Kernel, inlined, kernel, specialized
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.plain import ROWS as DOTS
 from rwkv_edge_cpu.ir.plain import plain_dots
 from rwkv_edge_cpu.ir.plain_tile import plain_tile
-from rwkv_edge_cpu.ir.vector import tile_tokens, vector_lanes, weight
+from rwkv_edge_cpu.ir.vector import weight
 from rwkv_edge_cpu.shape.layout import (
     DECODE,
     FEW,
@@ -33,34 +34,34 @@ from rwkv_edge_cpu.shape.layout import (
 BYTES_PER_ROW = 4 * TILE_STRIDE
 SUMS_STRIDE = 4 * TILE_ROWS
 
-BLOCK_BYTES = 0  # a weight's size; the templates' globals, see `jit.specialized`
+# The templates' globals, see `jit.with_globals`: a weight's size; floats in a vector; columns of a tile.
+BLOCK_BYTES = LANES = TOKENS = 0
 dots = tile = weight_at = multiply = lambda *_: None
 
 
 def multiply_rows(r, weights, stride, n_rows, row, k, n, sums):
     """y (+)= n weights, from the k-th on, of some rows, from `row` on, times all rows x."""
-    lanes, tokens = vector_lanes(), tile_tokens()
-    for t in range(0, r[ROWS], tokens):
-        n_tokens = min(tokens, r[ROWS] - t)
+    for t in range(0, r[ROWS], TOKENS):
+        n_tokens = min(TOKENS, r[ROWS] - t)
         x = r[A] + 4 * (t * r[N_IN] + k)
         for first in range(0, n_rows, TILE_ROWS):
             y = r[OUT] + 4 * (t * r[WIDTH] + row + first)
             source = weights + first * stride
             n_here = min(TILE_ROWS, n_rows - first)
             if n_here == TILE_ROWS:
-                tile(source, stride, x, 4 * r[N_IN], n_tokens - 1, n // lanes, y, 4 * r[WIDTH], k > 0)
+                tile(source, stride, x, 4 * r[N_IN], n_tokens - 1, n // LANES, y, 4 * r[WIDTH], k > 0)
             else:  # rows one by one, each as often as a tile has rows
                 for i in range(n_here):
-                    tile(source + i * stride, 0, x, 4 * r[N_IN], n_tokens - 1, n // lanes, sums, SUMS_STRIDE, False)
+                    tile(source + i * stride, 0, x, 4 * r[N_IN], n_tokens - 1, n // LANES, sums, SUMS_STRIDE, False)
                     for j in range(n_tokens):
                         out = floats(y + 4 * (r[WIDTH] * j + i), 1)
                         total = floats(sums + SUMS_STRIDE * j, 1)
                         out[0] = out[0] + total[0] if k > 0 else total[0]
-            if n % lanes:
+            if n % LANES:
                 for j in range(n_tokens):
                     for i in range(n_here):
                         out = floats(y + 4 * (r[WIDTH] * j + i), 1)
-                        for at in range(n // lanes * lanes, n):
+                        for at in range(n // LANES * LANES, n):
                             out[0] += weight_at(source + i * stride + BLOCK_BYTES * at) * floats(x + 4 * r[N_IN] * j, n)[at]
 
 
@@ -83,7 +84,7 @@ def matmul_rows(record, frame, scratch, begin, end):
 def matmul_decoded(record, frame, scratch, begin, end):
     """A: x. Weights of any strides."""
     r = int64s(record, N_FIELDS)
-    decoded = scratch + SUMS_STRIDE * tile_tokens()
+    decoded = scratch + SUMS_STRIDE * TOKENS
     for row in range(begin, end, PLAIN_TILE_ROWS):
         n_rows = min(PLAIN_TILE_ROWS, end - row)
         for k in range(0, r[N_IN], TILE_WIDTH):
@@ -94,15 +95,18 @@ def matmul_decoded(record, frame, scratch, begin, end):
 
 
 @cache
-def _multiply(format: str) -> Any:
-    names = {"tile": plain_tile(format), "weight_at": weight(format)}
-    return inlined(specialized(multiply_rows, format, **names))
+def _multiply(cpu: Target, format: str) -> Any:
+    names = {"tile": plain_tile(cpu, format), "weight_at": weight(cpu, format)}
+    return inlined(specialized(multiply_rows, format, **names, LANES=cpu.lanes, TOKENS=cpu.plain_tokens))
 
 
 @cache
-def row_kernel(format: str) -> Kernel:
+def row_kernel(cpu: Target, format: str) -> Kernel:
     """For weights that lie row by row."""
-    return kernel(REDUCTION)(specialized(matmul_rows, format, dots=plain_dots(format), multiply=_multiply(format)))
+    return kernel(REDUCTION)(specialized(matmul_rows, format, dots=plain_dots(cpu, format), multiply=_multiply(cpu, format)))
 
 
-any_strides = kernel(REDUCTION)(specialized(matmul_decoded, "f32", multiply=_multiply("f32")))
+@cache
+def any_strides(cpu: Target) -> Kernel:
+    names = {"multiply": _multiply(cpu, "f32"), "TOKENS": cpu.plain_tokens}
+    return kernel(REDUCTION)(specialized(matmul_decoded, "f32", **names))

@@ -6,11 +6,12 @@ from functools import cache
 
 from rwkv_edge_cpu.code.intrinsics import int64s
 from rwkv_edge_cpu.code.jit import REDUCTION, Kernel, kernel, specialized
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.column import column_sums
 from rwkv_edge_cpu.ir.plain import ROWS, plain_dots
 from rwkv_edge_cpu.shape.layout import N_FIELDS, N_IN, OUT, STRIDE_IN, STRIDE_OUT, WEIGHT, A
 
-BLOCK_BYTES = 0  # a weight's size; the templates' globals, see `jit.specialized`
+BLOCK_BYTES = 0  # a weight's size; the templates' globals, see `jit.with_globals`
 dots = sums = lambda *_: None
 
 
@@ -26,10 +27,10 @@ def columns_plain(record, frame, scratch, begin, end):
 
 
 @cache
-def row_kernel(format: str) -> Kernel:
-    return kernel(REDUCTION)(specialized(rows_plain, format, dots=plain_dots(format)))
+def row_kernel(cpu: Target, format: str) -> Kernel:
+    return kernel(REDUCTION)(specialized(rows_plain, format, dots=plain_dots(cpu, format)))
 
 
 @cache
-def column_kernel(format: str) -> Kernel:
-    return kernel(REDUCTION)(specialized(columns_plain, format, sums=column_sums(format)))
+def column_kernel(cpu: Target, format: str) -> Kernel:
+    return kernel(REDUCTION)(specialized(columns_plain, format, sums=column_sums(cpu, format)))

@@ -4,15 +4,15 @@ One function per format, made when it is first used from the templates here: the
 """
 from functools import cache
 
-from rwkv_edge_cpu.code import isa
 from rwkv_edge_cpu.code.intrinsics import floats, int64s
-from rwkv_edge_cpu.code.jit import REDUCTION, Kernel, decoder, inlined, kernel, specialized
+from rwkv_edge_cpu.code.jit import REDUCTION, Kernel, decoder, inlined, kernel, specialized, with_globals
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.band import ROWS as BAND_ROWS
 from rwkv_edge_cpu.ir.band import TOKENS as BAND_TOKENS
 from rwkv_edge_cpu.ir.band import band_pack, block_band, has_bands
 from rwkv_edge_cpu.ir.quantized import BLOCKS, block_decode, quantize_panel_run, quantize_run
 from rwkv_edge_cpu.ir.row import TOKENS, block_dot, block_dots, dots_rows
-from rwkv_edge_cpu.ir.tile import block_tile, block_unpack, prefetch_bytes, tile_shape, transpose, transpose_codes
+from rwkv_edge_cpu.ir.tile import block_tile, block_unpack, prefetch_bytes, transpose, transpose_codes
 from rwkv_edge_cpu.shape.codes import ORIGINS, PANEL_END, PANEL_ORIGINS, PANEL_SCALES, PANEL_SUMS, RUN, SCALES, SUMS
 from rwkv_edge_cpu.shape.layout import (
     BAND_WIDTH,
@@ -36,13 +36,15 @@ from rwkv_edge_cpu.shape.layout import (
 
 PANEL_RUNS = TILE_WIDTH // RUN
 
-BLOCK_SIZE = BLOCK_BYTES = GROUP_SIZE = HAS_OFFSETS = DOT_ROWS = LEAST = MOST = 0  # templates' globals, see `jit.specialized`
 BAND_LEAST, BAND_MOST = 5, 16  # rows x, for which bands are fastest; measured
+# The templates' globals, see `jit.with_globals`.
+BLOCK_SIZE = BLOCK_BYTES = GROUP_SIZE = HAS_OFFSETS = DOT_ROWS = LEAST = MOST = 0
+ISA_ROWS = ISA_TOKENS = 0  # of a tile
 decode_blocks = dot_row = dots = unpack_row = unpack_tile = multiply_tile = multiply = pack = band = in_tiles = lambda *_: None
+round_run = round_panel_run = turn = turn_codes = lambda *_: None
 
 
-@kernel()
-def quantize(record, frame, scratch, begin, end):
+def quantize_rows(record, frame, scratch, begin, end):
     """OUT: activation rows as bytes, see ir/quantized.py. A: x. Units: runs of all rows."""
     r = int64s(record, N_FIELDS)
     runs = r[N_IN] // 32
@@ -57,11 +59,17 @@ def quantize(record, frame, scratch, begin, end):
         for i in range(n):
             x = r[A] + 128 * (begin + i)
             if r[ROWS] < PANELS:
-                quantize_run(x, r[OUT] + row * r[X_STRIDE], r[N_IN], run + i, r[ZERO], r[GROUP])
+                round_run(x, r[OUT] + row * r[X_STRIDE], r[N_IN], run + i, r[ZERO], r[GROUP])
             else:
                 place = r[OUT] + RUN * PANEL_END // 8 * (r[ROWS] * first + row * (stop - first))
-                quantize_panel_run(x, place, RUN * (stop - first), run - first + i, r[ZERO], r[GROUP])
+                round_panel_run(x, place, RUN * (stop - first), run - first + i, r[ZERO], r[GROUP])
         begin += n
+
+
+@cache
+def quantize(cpu: Target) -> Kernel:
+    names = {"round_run": quantize_run(cpu), "round_panel_run": quantize_panel_run(cpu)}
+    return kernel()(with_globals(quantize_rows, "quantize", **names))
 
 
 def decode(source, stride_out, stride_in, rows, n, target, target_stride):
@@ -80,20 +88,19 @@ def rows_of(record, frame, scratch, begin, end):
 
 def unpack_rows(r, row, n_rows, k, n, scratch, codes, scales, offsets):
     """Weights k to k + n of some rows as a tile, a piece at a time: small enough to stay in the first cache in between."""
-    tile_rows, _ = tile_shape()
     for done in range(0, n, PIECE):
         m = min(PIECE, n - done)
         groups = m // GROUP_SIZE
         source = r[WEIGHT] + row * r[STRIDE_OUT] + (k + done) // BLOCK_SIZE * BLOCK_BYTES
-        for i in range(tile_rows):  # rows that are not there: the last one again
+        for i in range(ISA_ROWS):  # rows that are not there: the last one again
             piece = scratch + i * PIECE_BYTES
             at_row = source + min(i, n_rows - 1) * r[STRIDE_OUT]
             unpack_row(at_row, m // BLOCK_SIZE, piece, piece + PIECE, piece + PIECE + PIECE // 4)
-        transpose_codes(scratch, PIECE_BYTES, (m + 15) // 16, codes + done * tile_rows)
-        at_group = 4 * (done // GROUP_SIZE) * tile_rows
-        transpose(scratch + PIECE, PIECE_BYTES, (groups + 3) // 4, scales + at_group)
+        turn_codes(scratch, PIECE_BYTES, (m + 15) // 16, codes + done * ISA_ROWS)
+        at_group = 4 * (done // GROUP_SIZE) * ISA_ROWS
+        turn(scratch + PIECE, PIECE_BYTES, (groups + 3) // 4, scales + at_group)
         if HAS_OFFSETS:
-            transpose(scratch + PIECE + PIECE // 4, PIECE_BYTES, (groups + 3) // 4, offsets + at_group)
+            turn(scratch + PIECE + PIECE // 4, PIECE_BYTES, (groups + 3) // 4, offsets + at_group)
 
 
 @inlined
@@ -112,13 +119,12 @@ def activations_at(r, token, k, n, group):
 
 def multiply_rows(r, scratch, row, n_rows, token, n_tokens):
     """Some rows of the weight times some activation rows; the sums stay together until they are whole."""
-    tile_rows, tile_tokens = tile_shape()
     codes = scratch
-    scales = codes + tile_rows * TILE_WIDTH
-    offsets = scales + tile_rows * TILE_WIDTH // 4
-    pieces = offsets + tile_rows * TILE_WIDTH // 4
-    sums = pieces + tile_rows * PIECE_BYTES
-    totals = floats(sums, tile_rows * (n_tokens + tile_tokens))
+    scales = codes + ISA_ROWS * TILE_WIDTH
+    offsets = scales + ISA_ROWS * TILE_WIDTH // 4
+    pieces = offsets + ISA_ROWS * TILE_WIDTH // 4
+    sums = pieces + ISA_ROWS * PIECE_BYTES
+    totals = floats(sums, ISA_ROWS * (n_tokens + ISA_TOKENS))
     totals[:] = 0.0
     for k in range(0, r[N_IN], TILE_WIDTH):
         n = min(TILE_WIDTH, r[N_IN] - k)
@@ -126,23 +132,23 @@ def multiply_rows(r, scratch, row, n_rows, token, n_tokens):
         x, x_scales, x_sums, x_origins, stride = activations_at(r, token, k, n, GROUP_SIZE)
         to_come = r[WEIGHT] + row * r[STRIDE_OUT] + (k + TILE_WIDTH) // BLOCK_SIZE * BLOCK_BYTES
         if k + n == r[N_IN]:
-            to_come = r[WEIGHT] + (row + tile_rows) * r[STRIDE_OUT]
-        for t in range(0, n_tokens, tile_tokens):
-            last, to = min(tile_tokens, n_tokens - t) - 1, t * stride
+            to_come = r[WEIGHT] + (row + ISA_ROWS) * r[STRIDE_OUT]
+        for t in range(0, n_tokens, ISA_TOKENS):
+            last, to = min(ISA_TOKENS, n_tokens - t) - 1, t * stride
             # A little of it at a time: many reads at once would keep those of this tile waiting.
-            for i in range(t * tile_rows // n_tokens, (t + last + 1) * tile_rows // n_tokens):
+            for i in range(t * ISA_ROWS // n_tokens, (t + last + 1) * ISA_ROWS // n_tokens):
                 prefetch_bytes(to_come + i * r[STRIDE_OUT], TILE_WIDTH // BLOCK_SIZE * BLOCK_BYTES)
             if k + n == r[N_IN]:  # the sums go there soon
                 for j in range(t, t + last + 1):
                     prefetch_bytes(r[OUT] + 4 * ((token + j) * r[WIDTH] + row), 4 * n_rows)
-            part = sums + 4 * tile_rows * t
+            part = sums + 4 * ISA_ROWS * t
             multiply_tile(
                 codes, scales, offsets, x + to, x_scales + to, x_sums + to, x_origins + to, stride, last, n // 32, part
             )
     for t in range(n_tokens):
         out = floats(r[OUT] + 4 * ((token + t) * r[WIDTH] + row), n_rows)
         for i in range(n_rows):
-            out[i] = totals[tile_rows * t + i]
+            out[i] = totals[ISA_ROWS * t + i]
 
 
 def tiles_of(record, frame, scratch, begin, end):
@@ -164,27 +170,26 @@ def tiles_of(record, frame, scratch, begin, end):
                 x, y, last_x = r[A] + t * r[X_STRIDE], r[OUT] + 4 * (t * r[WIDTH] + i), min(TOKENS, r[ROWS] - t) - 1
                 dots(rows, r[STRIDE_OUT], last, x, r[X_STRIDE], last_x, r[N_IN], y, 4 * r[WIDTH])
         return
-    tile_rows, _ = tile_shape()
-    for row in range(begin, end, tile_rows):
+    for row in range(begin, end, ISA_ROWS):
         for t in range(0, r[ROWS], TILE_TOKENS):
-            multiply(r, scratch, row, min(tile_rows, end - row), t, min(TILE_TOKENS, r[ROWS] - t))
+            multiply(r, scratch, row, min(ISA_ROWS, end - row), t, min(TILE_TOKENS, r[ROWS] - t))
 
 
 @cache
-def decode_kernel(format: str) -> Kernel:
-    return decoder(specialized(decode, format, decode_blocks=block_decode(format)))
+def decode_kernel(cpu: Target, format: str) -> Kernel:
+    return decoder(specialized(decode, format, decode_blocks=block_decode(cpu, format)))
 
 
 @cache
-def row_kernel(format: str) -> Kernel:
+def row_kernel(cpu: Target, format: str) -> Kernel:
     """For one row x."""
-    return kernel(REDUCTION)(specialized(rows_of, format, dot_row=block_dot(format)))
+    return kernel(REDUCTION)(specialized(rows_of, format, dot_row=block_dot(cpu, format)))
 
 
-def few_rows(format: str) -> tuple[int, int]:
+def few_rows(cpu: Target, format: str) -> tuple[int, int]:
     """For so many rows x, `dots` is fastest: fewer are multiplied one by one, for more a tile is made. Measured."""
-    rows = dots_rows(format)
-    tile_is_early = isa.chosen().name == "avx2" and BLOCKS[format].group < RUN
+    rows = dots_rows(cpu, format)
+    tile_is_early = cpu.isa.name == "avx2" and BLOCKS[format].group < RUN
     return (2 if rows > 1 and format == "q8_0" else 3), TOKENS * rows - tile_is_early
 
 
@@ -208,18 +213,19 @@ def bands_of(record, frame, scratch, begin, end):
 
 
 @cache
-def tile_kernel(format: str) -> Kernel:
+def tile_kernel(cpu: Target, format: str) -> Kernel:
     """For several rows x."""
-    block = BLOCKS[format]
-    names = {"GROUP_SIZE": block.group, "HAS_OFFSETS": block.has_offsets, "unpack_row": block_unpack(format)}
-    unpack = inlined(specialized(unpack_rows, format, **names))
-    least, most = few_rows(format)
-    names = {"GROUP_SIZE": block.group, "unpack_tile": unpack, "multiply_tile": block_tile(format)}
-    multiply = inlined(specialized(multiply_rows, format, **names))
-    names = {"DOT_ROWS": dots_rows(format), "LEAST": least, "MOST": most, "dot_row": block_dot(format)}
-    names |= {"dots": block_dots(format), "multiply": multiply}
-    in_tiles = specialized(tiles_of, format, **names)
-    if not has_bands(format):
+    block, shape = BLOCKS[format], {"ISA_ROWS": cpu.isa.rows, "ISA_TOKENS": cpu.isa.tokens}
+    names = {"GROUP_SIZE": block.group, "HAS_OFFSETS": block.has_offsets, "unpack_row": block_unpack(cpu, format)}
+    names |= {"turn": transpose(cpu), "turn_codes": transpose_codes(cpu)}
+    unpack = inlined(specialized(unpack_rows, format, **names, **shape))
+    least, most = few_rows(cpu, format)
+    names = {"GROUP_SIZE": block.group, "unpack_tile": unpack, "multiply_tile": block_tile(cpu, format)}
+    multiply = inlined(specialized(multiply_rows, format, **names, **shape))
+    names = {"DOT_ROWS": dots_rows(cpu, format), "LEAST": least, "MOST": most, "dot_row": block_dot(cpu, format)}
+    names |= {"dots": block_dots(cpu, format), "multiply": multiply}
+    in_tiles = specialized(tiles_of, format, **names, **shape)
+    if not has_bands(cpu, format):
         return kernel(REDUCTION)(in_tiles)
-    names = {"pack": band_pack(format), "band": block_band(format), "in_tiles": inlined(in_tiles)}
+    names = {"pack": band_pack(cpu, format), "band": block_band(cpu, format), "in_tiles": inlined(in_tiles)}
     return kernel(REDUCTION)(specialized(bands_of, format, **names))

@@ -6,8 +6,8 @@ matrix a step; until then, and for rows with few zeros, the memory of the copy i
 from functools import cache
 
 from rwkv_edge_cpu.code.intrinsics import call_kernel, floats, int32s, int64s
-from rwkv_edge_cpu.code.isa import chosen
-from rwkv_edge_cpu.code.jit import REDUCTION, Kernel, inlined, kernel, specialized
+from rwkv_edge_cpu.code.jit import REDUCTION, Kernel, inlined, kernel, specialized, with_globals
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.quantized import quantize_run
 from rwkv_edge_cpu.ir.relay import SIDE, block_apart, square_turn
 from rwkv_edge_cpu.ir.sparse import list_key, nonzero_keys, sparse_product
@@ -37,9 +37,9 @@ from rwkv_edge_cpu.shape.layout import (
     B,
 )
 
-# The templates' globals, see `jit.specialized`.
+# The templates' globals, see `jit.with_globals`.
 BLOCK_SIZE = BLOCK_BYTES = GROUP_SIZE = LANES = HALVES = HEADER = TILE_BLOCK = 0
-apart = turn = product = lambda *_: 0
+round_run = apart = turn = product = lambda *_: 0
 
 
 def _key_list(group, plain):
@@ -66,17 +66,21 @@ def _key_list(group, plain):
 list_bytes, list_bytes_by_16, list_floats = _key_list(32, False), _key_list(16, False), _key_list(32, True)
 
 
-@kernel()
-def quantize_and_list(record, frame, scratch, begin, end):
+def quantize_one_row(record, frame, scratch, begin, end):
     """As `quantized.quantize`, for one row; behind its bytes comes its list. Units: runs."""
     r = int64s(record, N_FIELDS)
     lists = r[OUT] + r[LIST]
     for run in range(begin, end):
-        quantize_run(r[A] + 128 * run, r[OUT], r[N_IN], run, r[ZERO], r[GROUP])
+        round_run(r[A] + 128 * run, r[OUT], r[N_IN], run, r[ZERO], r[GROUP])
         if r[GROUP] == 32:
             list_bytes(r[OUT], lists, r[N_IN], run)
         else:
             list_bytes_by_16(r[OUT], lists, r[N_IN], run)
+
+
+@cache
+def quantize_and_list(cpu: Target) -> Kernel:
+    return kernel()(with_globals(quantize_one_row, "quantize_and_list", round_run=quantize_run(cpu)))
 
 
 @kernel()
@@ -161,16 +165,16 @@ def relay_floats(record, frame, scratch, begin, end):
 
 
 @cache
-def sparse_kernel(format: str) -> Kernel:
+def sparse_kernel(cpu: Target, format: str) -> Kernel:
     """For one row x."""
-    names = {"product": sparse_product(format), "GROUP_SIZE": key_major(format).group}
+    names = {"product": sparse_product(cpu, format), "GROUP_SIZE": key_major(format).group}
     return kernel(REDUCTION)(specialized(rows_by_key, format, **names))
 
 
 @cache
-def relay_kernel(format: str) -> Kernel:
+def relay_kernel(cpu: Target, format: str) -> Kernel:
     lies = key_major(format)
     if lies.bits > 8:
         return kernel()(specialized(relay_floats, format, turn=square_turn(format)))
-    names = {"apart": block_apart(format), "turn": square_turn(format), "LANES": chosen().native, "HALVES": 8 // lies.bits}
+    names = {"apart": block_apart(cpu, format), "turn": square_turn(format), "LANES": cpu.isa.native, "HALVES": 8 // lies.bits}
     return kernel()(specialized(relay_blocks, format, **names, HEADER=lies.header, TILE_BLOCK=lies.block_bytes))

@@ -1,7 +1,10 @@
 """The recurrences. Each unit belongs to one sequence, so its part of the state is touched by one thread."""
+from functools import cache
+from typing import Any
+
 from rwkv_edge_cpu.code.intrinsics import floats, int64s
-from rwkv_edge_cpu.code.jit import REDUCTION, inlined, kernel
-from rwkv_edge_cpu.ir.vector import vector_lanes
+from rwkv_edge_cpu.code.jit import REDUCTION, Kernel, inlined, kernel, with_globals
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.wkv import wkv6_token, wkv7_token
 from rwkv_edge_cpu.kernels.math32 import ZERO, exp, larger
 from rwkv_edge_cpu.shape.layout import (
@@ -22,6 +25,10 @@ from rwkv_edge_cpu.shape.layout import (
     E,
     F,
 )
+
+# The templates' globals, see `jit.with_globals`.
+LANES = 0  # floats in a vector
+token_6 = token_7 = whole_vectors = lambda *_: None
 
 
 @kernel(REDUCTION)
@@ -53,14 +60,12 @@ def wkv4(record, frame, scratch, begin, end):
                 p[i] = q
 
 
-@inlined
-def whole_vectors(n):
-    """Whether a head of this size is for `ir/wkv.py`."""
-    return n % vector_lanes() == 0 and n % 4 == 0
+def in_whole_vectors(n):
+    """Whether a head of this size is for ir/wkv.py."""
+    return n % LANES == 0 and n % 4 == 0
 
 
-@kernel(REDUCTION)
-def wkv6(record, frame, scratch, begin, end):
+def heads_of_6(record, frame, scratch, begin, end):
     """Units: heads, segment after segment. A: r, B: k, C: v, D: decay (vector or buffer), E: bonus."""
     fields, run = int64s(record, N_FIELDS), int64s(frame, N_FRAME)
     states, starts = int64s(run[STATES], run[SEGMENTS]), int64s(run[STARTS], run[SEGMENTS] + 1)
@@ -82,7 +87,7 @@ def wkv6(record, frame, scratch, begin, end):
                 y[j] = now * v[j]
             if whole_vectors(n):
                 decay_at = fields[D] + (4 * first if fields[SHARED] else at)
-                wkv6_token(state, fields[A] + at, fields[B] + at, fields[C] + at, decay_at, fields[OUT] + at, n)
+                token_6(state, fields[A] + at, fields[B] + at, fields[C] + at, decay_at, fields[OUT] + at, n)
                 continue
             for i in range(n):
                 row = floats(state + 4 * i * n, n)
@@ -92,8 +97,7 @@ def wkv6(record, frame, scratch, begin, end):
                     row[j] = di * row[j] + ki * v[j]
 
 
-@kernel(REDUCTION)
-def wkv7(record, frame, scratch, begin, end):
+def heads_of_7(record, frame, scratch, begin, end):
     """Units: heads, segment after segment. A: r, B: decay, C: k, D: v, E: kk, F: a."""
     fields, run = int64s(record, N_FIELDS), int64s(frame, N_FRAME)
     states, starts = int64s(run[STATES], run[SEGMENTS]), int64s(run[STARTS], run[SEGMENTS] + 1)
@@ -112,7 +116,7 @@ def wkv7(record, frame, scratch, begin, end):
                 written[j] = kk[j] * a[j]
             if whole_vectors(n):
                 keys, values = fields[C] + at, fields[D] + at
-                wkv7_token(state, fields[A] + at, fields[B] + at, keys, values, fields[E] + at, scratch, fields[OUT] + at, n)
+                token_7(state, fields[A] + at, fields[B] + at, keys, values, fields[E] + at, scratch, fields[OUT] + at, n)
                 continue
             for i in range(n):
                 row = floats(state + 4 * i * n, n)
@@ -125,3 +129,20 @@ def wkv7(record, frame, scratch, begin, end):
                     row[j] = value
                     total += value * r[j]
                 y[i] = total
+
+
+@cache
+def _whole_vectors(cpu: Target) -> Any:
+    return inlined(with_globals(in_whole_vectors, "whole_vectors", LANES=cpu.lanes))
+
+
+@cache
+def wkv6(cpu: Target) -> Kernel:
+    names = {"token_6": wkv6_token(cpu), "whole_vectors": _whole_vectors(cpu)}
+    return kernel(REDUCTION)(with_globals(heads_of_6, "wkv6", **names))
+
+
+@cache
+def wkv7(cpu: Target) -> Kernel:
+    names = {"token_7": wkv7_token(cpu), "whole_vectors": _whole_vectors(cpu)}
+    return kernel(REDUCTION)(with_globals(heads_of_7, "wkv7", **names))

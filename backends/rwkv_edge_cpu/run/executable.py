@@ -12,6 +12,7 @@ from rwkv_edge.errors import BackendError
 from rwkv_edge.machine.turns import Turns
 from rwkv_edge_cpu.code.machine_code import address as code_address
 from rwkv_edge_cpu.code.system import CLOCK_TICKS
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.run.inputs import Inputs, address, input_addresses
 from rwkv_edge_cpu.run.memory import aligned
 from rwkv_edge_cpu.run.pace import Pace
@@ -78,6 +79,7 @@ class Workspace:
 class CpuExecutable:
     """See `rwkv_edge.backend.Executable`. Runs of one executable take turns; several may run at once, on their own threads.
 
+    cpu: what its code is made for.
     beside: an executable that never runs at the same time: this one uses its workspace, with as many threads.
     """
 
@@ -85,16 +87,16 @@ class CpuExecutable:
     tokens_per_run = 128  # activations of more only take memory: 512 at once are not faster
 
     def __init__(
-        self, plan: p.Plan, threads: int, sparse: bool | None = None, beside: "CpuExecutable | None" = None
+        self, plan: p.Plan, cpu: Target, threads: int, sparse: bool | None = None, beside: "CpuExecutable | None" = None
     ) -> None:
         self._workspace: Workspace = Workspace() if beside is None else beside._workspace
         self._threads: int = threads if beside is None else beside._threads
         self._state_size = plan.state_size
-        self._records: Records | None = build(plan, self._threads, sparse)
+        self._records: Records | None = build(plan, cpu, self._threads, sparse)
         self._n_steps = len(self._records.fields)
         self._workspace.most_steps = max(self._workspace.most_steps, self._n_steps)
         self._n_barriers = int(self._records.fields[:, layout.BARRIER].sum())
-        self._walk = WALK_TYPE(code_address(WALK))
+        self._walk = WALK_TYPE(code_address(WALK, cpu))
         self._records_at = address(self._records.fields)
         self._inputs: Inputs | None = None
         self._bound: tuple[tuple[int, int, int], tuple[int, int]] | None = None

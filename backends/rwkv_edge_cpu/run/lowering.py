@@ -9,6 +9,7 @@ from rwkv_edge import plan as p
 from rwkv_edge.errors import BackendError
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge_cpu.code.machine_code import KernelName, kernel_name
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.run.matrices import (
     ANY_STRIDES,
     by_key,
@@ -77,19 +78,19 @@ class Lowered:
 
 @dataclass(frozen=True, slots=True)
 class Lowering:
-    """kernels: all that steps of the type may need.  lower: of a step, for so many threads."""
+    """kernels: all that steps of the type may need.  lower: of a step, for a target and so many threads."""
 
     kernels: tuple[KernelName, ...]
-    lower: Callable[[Step, int], Lowered]
+    lower: Callable[[Step, Target, int], Lowered]
 
 
 S = TypeVar("S", bound=Step)
 
 
-def _row(kind: type[S], kernels: Sequence[KernelName], lower: Callable[[S, int], Lowered]) -> tuple[type, Lowering]:
-    def checked(step: Step, threads: int) -> Lowered:
+def _row(kind: type[S], kernels: Sequence[KernelName], lower: Callable[[S, Target, int], Lowered]) -> tuple[type, Lowering]:
+    def checked(step: Step, cpu: Target, threads: int) -> Lowered:
         assert isinstance(step, kind)
-        lowered = lower(step, threads)
+        lowered = lower(step, cpu, threads)
         _check(kind.__name__, lowered.work)
         return lowered
 
@@ -99,7 +100,7 @@ def _row(kind: type[S], kernels: Sequence[KernelName], lower: Callable[[S, int],
 def _op(kind: type[S], kernel: str, work: Callable[[S], Work]) -> tuple[type, Lowering]:
     """With one kernel."""
     name = kernel_name(f"kernels.{kernel}")
-    return _row(kind, [name], lambda op, threads: Lowered(work(op), name, name))
+    return _row(kind, [name], lambda op, cpu, threads: Lowered(work(op), name, name))
 
 
 def _check(name: str, work: Work) -> None:
@@ -145,31 +146,31 @@ DECODERS = [decoder_of(format) for format in FORMATS]
 PRODUCTS = [name for format in FORMATS for name in (*product_kernels(format), *by_key(format))]
 
 
-def _embed(op: p.Embed, threads: int) -> Lowered:
+def _embed(op: p.Embed, cpu: Target, threads: int) -> Lowered:
     work, decode = Work(op.out, (), 1, 1), decoder_of(op.weight.format)
     return Lowered(work, EMBED, EMBED, matrix_fields(op.weight), decode, [op.weight.data])
 
 
-def _activation(op: p.Activation, threads: int) -> Lowered:
+def _activation(op: p.Activation, cpu: Target, threads: int) -> Lowered:
     return Lowered(_elementwise(op.out, op.x), ACTIVATIONS[op.kind], ACTIVATIONS[op.kind])
 
 
-def _quantize(step: Quantize, threads: int) -> Lowered:
+def _quantize(step: Quantize, cpu: Target, threads: int) -> Lowered:
     n_in = step.x.width
     fields = {
         layout.X_STRIDE: 4 * step.out.width, layout.N_IN: n_in, layout.ZERO: step.zero, layout.GROUP: step.group,
-        layout.LIST: activation_bytes(n_in),
+        layout.LIST: activation_bytes(cpu, n_in),
     }  # fmt: skip
     work = Work(step.out, (step.x,), n_in // RUN, FIXED, same_width=False)
     return Lowered(work, QUANTIZE_AND_LIST if step.listed else QUANTIZE, QUANTIZE, fields)
 
 
-def _list_keys(step: ListKeys, threads: int) -> Lowered:
+def _list_keys(step: ListKeys, cpu: Target, threads: int) -> Lowered:
     work = Work(step.out, (step.x,), step.x.width // RUN, FIXED, same_width=False)
     return Lowered(work, LIST_FLOATS, NOTHING, {layout.N_IN: step.x.width})
 
 
-def _product(step: Product, threads: int) -> Lowered:
+def _product(step: Product, cpu: Target, threads: int) -> Lowered:
     weight = step.op.weight
     if step.op.x.width != weight.shape[1]:
         raise BackendError(f"MatMul: an operand has {step.op.x.width} numbers a row where {weight.shape[1]} are expected")
@@ -178,14 +179,14 @@ def _product(step: Product, threads: int) -> Lowered:
     decode = decoder_of(weight.format) if FORMATS[weight.format].is_float else None
     kernels = fitting_kernels(weight.format, fields)
     dense = Lowered(work, *kernels, fields | {layout.X_STRIDE: 4 * step.x.width}, decode, [weight.data])
-    return dense if step.keys is None else _sparse_product(step, step.keys, dense, threads)
+    return dense if step.keys is None else _sparse_product(step, step.keys, dense, cpu, threads)
 
 
-def _sparse_product(step: Product, keys: p.Buffer, dense: Lowered, threads: int) -> Lowered:
+def _sparse_product(step: Product, keys: p.Buffer, dense: Lowered, cpu: Target, threads: int) -> Lowered:
     weight = step.op.weight
     kept = list(dense.kept)
-    parts, copy = sparse_record(weight, dense.one, threads, kept)
-    lists = 0 if FORMATS[weight.format].is_float else activation_bytes(weight.shape[1])
+    parts, copy = sparse_record(weight, dense.one, cpu, threads, kept)
+    lists = 0 if FORMATS[weight.format].is_float else activation_bytes(cpu, weight.shape[1])
     work = replace(dense.work, operands=(step.x, keys), grain=int(parts[layout.TILE]))
     fields = {**dense.fields, layout.SPARSE: parts.ctypes.data, layout.LIST: lists}
     return replace(dense, work=work, one=by_key(weight.format)[0], fields=fields, kept=kept, copy=copy)
@@ -220,8 +221,8 @@ LOWERINGS: dict[type, Lowering] = dict(
 )  # fmt: skip
 
 
-def lower(step: Step, threads: int) -> Lowered:
+def lower(step: Step, cpu: Target, threads: int) -> Lowered:
     """Raises BackendError for a step that there is no kernel for, or whose sizes do not fit."""
     if type(step) not in LOWERINGS:
         raise BackendError(f"the cpu backend has no kernel for {type(step).__name__}")
-    return LOWERINGS[type(step)].lower(step, threads)
+    return LOWERINGS[type(step)].lower(step, cpu, threads)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from rwkv_edge import plan as p
 from rwkv_edge_cpu.code.machine_code import KernelName, address, kernel_name
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.run.lowering import LOWERINGS, Lowered, Operand, lower
 from rwkv_edge_cpu.run.schedule import in_phases, place_buffers
 from rwkv_edge_cpu.run.sparse_op import Copy, sparse_products
@@ -72,12 +73,12 @@ class Records:
             flat[field] = addresses[number]
 
 
-def build(plan: p.Plan, threads: int, by_key: bool | None = None) -> Records:
+def build(plan: p.Plan, cpu: Target, threads: int, by_key: bool | None = None) -> Records:
     """Compiles the kernels that the plan needs, or loads them. Raises BackendError for ops and weights that none is for."""
     given = [op.out for op in plan.ops if isinstance(op, p.Input)]
     vocabularies = [op.weight.shape[0] for op in plan.ops if isinstance(op, p.Embed)]
-    steps = steps_of(plan, sparse_products(plan, by_key))
-    lowered = [lower(step, threads) for step in steps]
+    steps = steps_of(plan, cpu, sparse_products(plan, cpu, by_key))
+    lowered = [lower(step, cpu, threads) for step in steps]
     order, phases = in_phases([each.work for each in lowered])
     steps, lowered = [steps[i] for i in order], [lowered[i] for i in order]
     works = [each.work for each in lowered]
@@ -101,15 +102,15 @@ def build(plan: p.Plan, threads: int, by_key: bool | None = None) -> Records:
             region[i, column], offset[i, column] = locate(operand)
     fields = np.zeros((len(works), layout.N_FIELDS), np.int64)
     for record, each in zip(fields, lowered, strict=True):
-        _fill(record, each)
+        _fill(record, each, cpu)
     fields[1:, layout.BARRIER] = np.diff(phases) > 0
     copies = [each.copy for each in lowered if each.copy is not None]
     for turn, copy in enumerate(copies):
         copy.ready[:] -= turn
     return Records(
         fields,
-        np.array([address(each.one) for each in lowered], np.int64),
-        np.array([address(each.several) for each in lowered], np.int64),
+        np.array([address(each.one, cpu) for each in lowered], np.int64),
+        np.array([address(each.several, cpu) for each in lowered], np.int64),
         region, offset,
         np.array([work.units for work in works], np.int64),
         np.array([work.per == "step" for work in works], np.bool_),
@@ -122,7 +123,7 @@ def build(plan: p.Plan, threads: int, by_key: bool | None = None) -> Records:
     )  # fmt: skip
 
 
-def _fill(record: NDArray[np.int64], lowered: Lowered) -> None:
+def _fill(record: NDArray[np.int64], lowered: Lowered, cpu: Target) -> None:
     """What is the same in every run; a kernel reads the fields that it has a use for."""
     work = lowered.work
     record[layout.GRAIN] = work.grain
@@ -134,4 +135,4 @@ def _fill(record: NDArray[np.int64], lowered: Lowered) -> None:
     for field, number in lowered.fields.items():
         record[field] = number
     if lowered.decode is not None:
-        record[layout.DECODE] = address(lowered.decode)
+        record[layout.DECODE] = address(lowered.decode, cpu)

@@ -12,6 +12,7 @@ from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.mapping import release
 from rwkv_edge.weights.tensor import Tensor
 from rwkv_edge_cpu.code.machine_code import KernelName, address, kernel_name
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.run.memory import CACHE_LINE, aligned
 from rwkv_edge_cpu.shape import layout
 from rwkv_edge_cpu.shape.key_major import key_major, slab_outputs
@@ -39,7 +40,7 @@ class Copy:
         return True
 
 
-def sparse_products(plan: p.Plan, wanted: bool | None) -> frozenset[int]:
+def sparse_products(plan: p.Plan, cpu: Target, wanted: bool | None) -> frozenset[int]:
     """Positions of the products that go by key: those whose x is a relu². wanted: None: if the memory is there for it."""
     if wanted is False:
         return frozenset()
@@ -47,7 +48,7 @@ def sparse_products(plan: p.Plan, wanted: bool | None) -> frozenset[int]:
     found = {
         i: op.weight for i, op in enumerate(plan.ops) if isinstance(op, p.MatMul) and op.x.index in squares and _fits(op.weight)
     }
-    if wanted is None and not _enough_memory(plan.weights(), found.values()):
+    if wanted is None and not _enough_memory(cpu, plan.weights(), found.values()):
         return frozenset()
     return frozenset(found)
 
@@ -57,9 +58,10 @@ def _fits(weight: Tensor) -> bool:
     return weight.shape[1] % LEAST_KEYS == 0 and weight.data.strides[1] == weight.data.itemsize
 
 
-def _enough_memory(weights: Iterable[Tensor], again: Iterable[Tensor]) -> bool:
+def _enough_memory(cpu: Target, weights: Iterable[Tensor], again: Iterable[Tensor]) -> bool:
     """Whether the whole model and the copies could be in memory together; then nothing that a step reads is ever pushed out."""
-    need = sum({id(w.data): w.nbytes for w in weights}.values()) + sum(_copy_bytes(w, slab_outputs(w.format)) for w in again)
+    need = sum({id(w.data): w.nbytes for w in weights}.values())
+    need += sum(_copy_bytes(w, slab_outputs(cpu, w.format)) for w in again)
     return need <= SHARE * available_memory()
 
 
@@ -67,18 +69,18 @@ def _copy_bytes(weight: Tensor, width: int) -> int:
     return -(-weight.shape[0] // width) * key_major(weight.format).tile_bytes(width, weight.shape[1])
 
 
-def tile_width(n_out: int, format: str, threads: int) -> int:
+def tile_width(cpu: Target, n_out: int, format: str, threads: int) -> int:
     """Outputs of a tile: long stretches of memory, and an even share for every thread."""
-    slab = slab_outputs(format)
+    slab = slab_outputs(cpu, format)
     fair = -(-n_out // (threads * TILES_PER_THREAD))
     return max(1, min(MOST_OUTPUTS, fair) // slab) * slab
 
 
 def sparse_record(
-    weight: Tensor, dense: KernelName, threads: int, kept: list[NDArray[Any]]
+    weight: Tensor, dense: KernelName, cpu: Target, threads: int, kept: list[NDArray[Any]]
 ) -> tuple[NDArray[np.int64], Copy]:
     """See layout.py. Memory for the copy is reserved, not yet touched. kept: gets the arrays that must live on."""
-    width = tile_width(weight.shape[0], weight.format, threads)
+    width = tile_width(cpu, weight.shape[0], weight.format, threads)
     tiles = -(-weight.shape[0] // width)
     copy = aligned(_copy_bytes(weight, width))
     ready = np.full(tiles, layout.UNTOUCHED, np.int64)
@@ -87,8 +89,8 @@ def sparse_record(
     record[layout.TILE], record[layout.TILE_BYTES] = width, copy.nbytes // tiles
     record[layout.READY] = ready.__array_interface__["data"][0]
     record[layout.MOST] = int(MOST_KEYS * weight.shape[1] / 4)
-    record[layout.DENSE] = address(dense)
-    record[layout.RELAY] = address(kernel_name("kernels.sparse.relay_kernel", weight.format))
+    record[layout.DENSE] = address(dense, cpu)
+    record[layout.RELAY] = address(kernel_name("kernels.sparse.relay_kernel", weight.format), cpu)
     kept += [copy, ready, record]
     return record, Copy(weight, ready)
 

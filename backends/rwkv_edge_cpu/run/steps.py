@@ -4,6 +4,7 @@ the list of keys."""
 from dataclasses import dataclass
 
 from rwkv_edge import plan as p
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.run.sparse_op import list_floats
 from rwkv_edge_cpu.shape.codes import CODES, activation_bytes, zero_of
 
@@ -46,7 +47,7 @@ class Product:
 Step = p.Op | Quantize | ListKeys | Product
 
 
-def steps_of(plan: p.Plan, sparse: frozenset[int]) -> list[Step]:
+def steps_of(plan: p.Plan, cpu: Target, sparse: frozenset[int]) -> list[Step]:
     """sparse: positions of the products that go by key. An `Input` is no step: its rows are read where the caller has them."""
     steps: list[Step] = []
     buffers = list(plan.buffers)
@@ -63,10 +64,10 @@ def steps_of(plan: p.Plan, sparse: frozenset[int]) -> list[Step]:
         x = keys = op.x
         lists = list_floats(x.width, op.weight.format) if i in sparse else 0
         if op.weight.format in CODES:
-            zero, group = zero_of(op.weight.format), CODES[op.weight.format].group
+            zero, group = zero_of(cpu, op.weight.format), CODES[op.weight.format].group
             key = x.index, zero, group, i in sparse
             if key not in made:
-                made[key] = buffer(activation_bytes(x.width) // 4 + lists, x.per_output)
+                made[key] = buffer(activation_bytes(cpu, x.width) // 4 + lists, x.per_output)
                 steps.append(Quantize(made[key], x, zero, group, i in sparse))
             x = keys = made[key]
         elif i in sparse:

@@ -1,7 +1,7 @@
 """What the program has to know of block formats and activations as bytes without loading a compiler: numbers only."""
 from dataclasses import dataclass
 
-from rwkv_edge_cpu.code import isa
+from rwkv_edge_cpu.code.target import Target
 
 RUN = 32  # weights; activations have one scale per run
 PIECE = 16  # weights: four lanes of four products
@@ -40,19 +40,19 @@ CODES: dict[str, Codes] = {
 }
 
 
-def activation_bytes(n: int) -> int:
+def activation_bytes(cpu: Target, n: int) -> int:
     """Bytes of an activation row of n numbers, a whole number of cache lines; the last pieces may reach beyond them."""
-    return -(-n * END // 8 // 64) * 64 + RUN * side_by_side()
+    return -(-n * END // 8 // 64) * 64 + RUN * side_by_side(cpu)
 
 
-def side_by_side() -> int:
-    """Blocks of one run whose codes fill a vector of this machine's byte product."""
-    return 4 * isa.chosen().native // PIECE
+def side_by_side(cpu: Target) -> int:
+    """Blocks of one run whose codes fill a vector of the byte product."""
+    return 4 * cpu.isa.native // PIECE
 
 
-def zero_of(name: str) -> int:
+def zero_of(cpu: Target, name: str) -> int:
     """The code of weight zero, as the products see it."""
     zero = CODES[name].zero
     if zero is None:
-        return 128 if isa.chosen().unsigned else 0
+        return 128 if cpu.isa.unsigned else 0
     return zero

@@ -15,7 +15,7 @@ from functools import cache
 from rwkv_edge.quant.decode import LAYOUTS
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.quant.grids import IQ4_LEVELS
-from rwkv_edge_cpu.code import isa
+from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.shape.codes import CODES, RUN
 
 NIBBLES = ("q4_0", "q4_1", "q2_k", "q3_k", "q4_k")  # codes from 0 to 15
@@ -77,7 +77,7 @@ def key_major(format: str) -> KeyMajor:
     return KeyMajor(size.block_size, CODES[format].group, 4 if levels or format in NIBBLES else 8, levels, fields, unit)
 
 
-def slab_outputs(format: str) -> int:
+def slab_outputs(cpu: Target, format: str) -> int:
     """Outputs whose sums are in registers together; a tile's width is a multiple."""
     bits = key_major(format).bits
-    return 64 if bits > 8 else 4 * isa.chosen().native * 8 // bits
+    return 64 if bits > 8 else 4 * cpu.isa.native * 8 // bits
