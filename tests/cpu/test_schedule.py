@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rwkv_edge_cpu.code.target import chosen
 from rwkv_edge_cpu.run.lowering import Work, lower
 from rwkv_edge_cpu.run.schedule import FreeList, in_phases, place_buffers
 from rwkv_edge_cpu.run.steps import steps_of
@@ -17,7 +18,8 @@ from tests.cpu.plans import deep_plan
 
 
 def scheduled(plan: Plan) -> tuple[list[Work], list[int]]:
-    works = [lower(step, 1).work for step in steps_of(plan, frozenset())]
+    cpu = chosen()
+    works = [lower(step, cpu, 1).work for step in steps_of(plan, cpu, frozenset())]
     order, phases = in_phases(works)
     return [works[i] for i in order], phases
 
