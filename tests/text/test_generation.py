@@ -309,7 +309,7 @@ def test_a_batch_that_does_not_match_is_refused(numpy_model: Model) -> None:
 def test_eight_threads_stream_from_one_model_what_each_gets_alone(byte_model: Model) -> None:
     def continued(n: int) -> Iterator[str]:
         sampling = Sampling(top_p=0.9, seed=n, presence_penalty=0.1)
-        return byte_model.stream(f"def function_{n}(", max_tokens=25 + n, sampling=sampling, stop="\n\n")
+        return byte_model.stream(f"def function_{n}(", max_tokens=9 + n, sampling=sampling, stop="\n\n")
 
     expected = ["".join(continued(n)) for n in range(8)]
     texts, start = [""] * 8, threading.Barrier(8)
