@@ -14,9 +14,9 @@ from rwkv_edge.errors import BackendError
 
 Family = Literal["rows", "heads", "matmul"]
 ELEMENTWISE = (p.Lerp, p.Add, p.Multiply, p.Scale, p.Activation)
-ROWS = (p.Embed, p.Input, p.SelectOutputs, p.LayerNorm, p.TokenShift)
-HEADS = (p.GroupNorm, p.L2Normalize, p.HeadBonus, p.Wkv4, p.Wkv6, p.Wkv7)
-OPS = (p.MatMul, *ELEMENTWISE, *ROWS, *HEADS)  # all that there are kernels for
+ROW_OPS = (p.Embed, p.Input, p.SelectOutputs, p.LayerNorm, p.TokenShift)
+HEAD_OPS = (p.GroupNorm, p.L2Normalize, p.HeadBonus, p.Wkv4, p.Wkv6, p.Wkv7)
+OPS = (p.MatMul, *ELEMENTWISE, *ROW_OPS, *HEAD_OPS)  # all that there are kernels for
 WITH_STATE = (p.Wkv4, p.Wkv6, p.Wkv7)
 MAX_MEMBERS = 8  # matrices of a matmul fusion, and thereby the length of its parameters
 
@@ -109,13 +109,13 @@ class _Scheduler:
             return True
         if (op.out.width, op.out.per_output) != (taken[0].out.width, taken[0].out.per_output):
             return False
-        if isinstance(op, ROWS) and _family(taken) == "heads":
+        if isinstance(op, ROW_OPS) and _family(taken) == "heads":
             return False
         # The row before is another workgroup's, unless it is always the state's.
         if isinstance(op, p.TokenShift) and op.x.index in inside and not self.one_each:
             return False
-        if isinstance(op, HEADS):
-            same = all(_heads(op) == _heads(other) for other in taken if isinstance(other, HEADS))
+        if isinstance(op, HEAD_OPS):
+            same = all(_heads(op) == _heads(other) for other in taken if isinstance(other, HEAD_OPS))
             several = isinstance(op, WITH_STATE) and any(isinstance(other, WITH_STATE) for other in taken)
             return same and not several and _family(taken) != "rows"
         return True
@@ -127,9 +127,9 @@ def _heads(op: p.Op) -> int | None:
 
 def _family(ops: list[p.Op]) -> Family | None:
     """None: elementwise ops alone can be in any."""
-    if any(isinstance(op, HEADS) for op in ops):
+    if any(isinstance(op, HEAD_OPS) for op in ops):
         return "heads"
-    return "rows" if any(isinstance(op, ROWS) for op in ops) else None
+    return "rows" if any(isinstance(op, ROW_OPS) for op in ops) else None
 
 
 def refuse_unknown(plan: p.Plan) -> None:

@@ -14,7 +14,7 @@ from rwkv_edge_device.found import Compiler, Found
 
 FEATURE = "packed_dot"
 WIDTH, PRODUCTS = 1024, 4
-TOKENS = (64, 512)  # for a quick device more of them: launches and waiting take their time too
+TRIAL_TOKENS = (64, 512)  # for a quick device more of them: launches and waiting take their time too
 QUICK = 0.01  # seconds
 LEAST_RUNS, SECONDS = 3, 0.5
 GAIN = 1.1  # at least, for what costs some exactness
@@ -45,7 +45,7 @@ def gain(with_it: Callable[[Plan], Executable], without: Callable[[Plan], Execut
 
 
 def _gain(packed: Executable, plain: Executable) -> float:
-    few, many = map(_prompt, TOKENS)
+    few, many = map(_prompt, TRIAL_TOKENS)
     _seconds(plain, few)  # compiles
     prompt = many if _seconds(plain, few) < QUICK else few
     times: dict[Executable, list[float]] = {packed: [], plain: []}

@@ -37,8 +37,8 @@ from rwkv_edge_cpu.ir.vector import (
 )
 from rwkv_edge_cpu.shape.codes import ORIGINS, RUN, SCALES, SUMS, zero_of
 
-ROWS = 16  # of weights in a band: lanes of the widest vectors
-TOKENS = 8  # activation rows: with their sums, a run of codes and scales fit into 32 registers
+BAND_ROWS = 16  # of weights in a band: lanes of the widest vectors
+BAND_TOKENS = 8  # activation rows: with their sums, a run of codes and scales fit into 32 registers
 ZERO = ir.Constant(I64, 0)
 LINE = 64  # bytes that memory hands over at once
 
@@ -46,7 +46,7 @@ LINE = 64  # bytes that memory hands over at once
 class Group(NamedTuple):
     """Of a block of each row: the words of codes under one scale, as vectors of a word of each row.
 
-    run, number: which run of the block, which group of the run: int64.  scales, offsets: <ROWS x float>.
+    run, number: which run of the block, which group of the run: int64.  scales, offsets: <BAND_ROWS x float>.
     """
 
     codes: list[ir.Value]
@@ -63,7 +63,7 @@ class Band:
     blocks: list[ir.Value]
 
     def words(self, b: ir.IRBuilder, start: int, n: int = SQUARE) -> list[ir.Value]:
-        """n words, whole squares, from byte `start` of the blocks on: <ROWS x i32> each."""
+        """n words, whole squares, from byte `start` of the blocks on: <BAND_ROWS x i32> each."""
         words = []
         for i in range(start, start + 4 * n, 4 * SQUARE):
             words += transposed(b, [load(b, offset(b, block, i), vector(I32, SQUARE)) for block in self.blocks])
@@ -74,8 +74,8 @@ class Band:
         return Band([b.add(block, n) for block in self.blocks])
 
     def halves(self, b: ir.IRBuilder, start: int) -> ir.Value:
-        """<ROWS x float> of the float16 at byte `start` of each block."""
-        result: ir.Value = ir.Constant(vector(I16, ROWS), ir.Undefined)
+        """<BAND_ROWS x float> of the float16 at byte `start` of each block."""
+        result: ir.Value = ir.Constant(vector(I16, BAND_ROWS), ir.Undefined)
         for i, block in enumerate(self.blocks):
             result = b.insert_element(result, load(b, offset(b, block, start), I16), ir.Constant(I32, i))
         return as_floats(b, result)
@@ -84,8 +84,8 @@ class Band:
 def as_floats(b: ir.IRBuilder, halves: ir.Value) -> ir.Value:
     """Words of two bytes, or of four, of which the lower ones count, that are float16."""
     if halves.type.element == I32:
-        halves = b.trunc(halves, vector(I16, ROWS))
-    return b.fpext(b.bitcast(halves, vector(ir.HalfType(), ROWS)), vector(F32, ROWS))
+        halves = b.trunc(halves, vector(I16, BAND_ROWS))
+    return b.fpext(b.bitcast(halves, vector(ir.HalfType(), BAND_ROWS)), vector(F32, BAND_ROWS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +99,19 @@ class Bytes:
         array = cgutils.alloca_once(b, words[0].type, size=len(words))
         address = b.ptrtoint(array, I64)
         for i, word in enumerate(words):
-            store(b, word, offset(b, address, 4 * ROWS * i))
+            store(b, word, offset(b, address, 4 * BAND_ROWS * i))
         return Bytes(address)
 
     def floats(self, b: ir.IRBuilder, i: ir.Value, signed: bool = False) -> ir.Value:
-        """<ROWS x float> of byte i of each row."""
-        kind = vector(I32, ROWS)
+        """<BAND_ROWS x float> of byte i of each row."""
+        kind = vector(I32, BAND_ROWS)
         four = ir.Constant(I64, 4)
-        word = load(b, at(b, self.address, b.udiv(i, four), 4 * ROWS), kind)
+        word = load(b, at(b, self.address, b.udiv(i, four), 4 * BAND_ROWS), kind)
         shift = b.trunc(b.mul(b.urem(i, four), ir.Constant(I64, 8)), I32)
-        word = b.lshr(word, splat(b, shift, ROWS))
+        word = b.lshr(word, splat(b, shift, BAND_ROWS))
         if signed:
-            return b.sitofp(b.ashr(b.shl(word, constant(kind, 24)), constant(kind, 24)), vector(F32, ROWS))
-        return b.sitofp(both(b, word, 255), vector(F32, ROWS))
+            return b.sitofp(b.ashr(b.shl(word, constant(kind, 24)), constant(kind, 24)), vector(F32, BAND_ROWS))
+        return b.sitofp(both(b, word, 255), vector(F32, BAND_ROWS))
 
 
 def bits_of(b: ir.IRBuilder, words: list[ir.Value], shift: int, mask: int) -> list[ir.Value]:
@@ -170,15 +170,15 @@ BANDS: dict[str, Callable[[ir.IRBuilder, Band], Iterator[Group]]] = {"q4_0": q4_
 
 def has_bands(cpu: Target, name: str) -> bool:
     """Where there are fewer registers, or shorter ones, other ways are faster."""
-    return name in BANDS and cpu.isa.native == ROWS
+    return name in BANDS and cpu.isa.native == BAND_ROWS
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
     """Where the parts of activation rows lie that meet a run of weights: one behind the other, so that one address is enough.
 
-    codes [TOKENS, RUN], then float32 or int32 [TOKENS] each: scales, of each group origins where codes have a zero, and sums
-    where weights have offsets.
+    codes [BAND_TOKENS, RUN], then float32 or int32 [BAND_TOKENS] each: scales, of each group origins where codes have a zero,
+    and sums where weights have offsets.
     """
 
     groups: int
@@ -191,25 +191,25 @@ class Packed:
 
     @property
     def scales(self) -> int:
-        return TOKENS * RUN
+        return BAND_TOKENS * RUN
 
     @property
     def origins(self) -> int:
-        return self.scales + 4 * TOKENS
+        return self.scales + 4 * BAND_TOKENS
 
     @property
     def sums(self) -> int:
-        return self.origins + 4 * TOKENS * self.groups * self.has_origins
+        return self.origins + 4 * BAND_TOKENS * self.groups * self.has_origins
 
     @property
     def size(self) -> int:
-        return self.sums + 4 * TOKENS * self.groups * self.has_sums
+        return self.sums + 4 * BAND_TOKENS * self.groups * self.has_sums
 
 
 def band_pack(cpu: Target, name: str) -> Any:
     """An intrinsic pack(x, x_stride, last, n, first, runs, target): runs of activation rows [n], from `first` on, as Packed.
 
-    For each j < TOKENS activation row min(j, last). target: see Packed.size.
+    For each j < BAND_TOKENS activation row min(j, last). target: see Packed.size.
     """
     packed = Packed.of(cpu, name)
     groups = packed.groups
@@ -220,7 +220,7 @@ def band_pack(cpu: Target, name: str) -> Any:
     def pack(typingctx, x, x_stride, last, n, first, runs, target):
         def codegen(context, b, signature, args):
             x, x_stride, last, n, first, runs, target = args
-            with cgutils.for_range(b, ir.Constant(I64, TOKENS), intp=I64) as tokens:
+            with cgutils.for_range(b, ir.Constant(I64, BAND_TOKENS), intp=I64) as tokens:
                 j = tokens.index
                 row = b.add(x, b.mul(x_stride, b.select(b.icmp_signed("<", j, last), j, last)))
                 to = at(b, target, j, 4)
@@ -231,7 +231,7 @@ def band_pack(cpu: Target, name: str) -> Any:
                         source = at(b, part_of(b, row, n, part), run, 4 * count)
                         for i in range(count):
                             number = load(b, offset(b, source, 4 * i), I32)
-                            store(b, number, offset(b, record, start + 4 * TOKENS * i))
+                            store(b, number, offset(b, record, start + 4 * BAND_TOKENS * i))
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 7), codegen
@@ -240,9 +240,9 @@ def band_pack(cpu: Target, name: str) -> Any:
 
 
 def block_band(cpu: Target, name: str) -> Any:
-    """An intrinsic band(rows, stride, packed, last, blocks, y, y_stride, add): ROWS rows of so many blocks times activations.
+    """An intrinsic band(rows, stride, packed, last, blocks, y, y_stride, add): BAND_ROWS rows of so many blocks times x.
 
-    y[j, i] = row i times activation row j, added to what is there where `add` is true, for i < ROWS, j <= last < TOKENS.
+    y[j, i] = row i times activation row j, added to what is there where `add` is true; i < BAND_ROWS, j <= last < BAND_TOKENS.
     rows: address of the first block.  packed: of what `band_pack` made of the activations that meet these blocks.
     """
     size, packed = FORMATS[name], Packed.of(cpu, name)
@@ -251,8 +251,8 @@ def block_band(cpu: Target, name: str) -> Any:
     def band(typingctx, rows, stride, packed_at, last, blocks, y, y_stride, add):
         def codegen(context, b, signature, args):
             rows, stride, packed_at, last, blocks, y, y_stride, add = args
-            kind = vector(F32, ROWS)
-            numbers = [ir.Constant(I64, j) for j in range(TOKENS)]
+            kind = vector(F32, BAND_ROWS)
+            numbers = [ir.Constant(I64, j) for j in range(BAND_TOKENS)]
             ys = [b.add(y, b.mul(y_stride, b.select(b.icmp_signed("<", number, last), number, last))) for number in numbers]
             totals = [cgutils.alloca_once_value(b, constant(kind, 0.0)) for _ in ys]
             with b.if_then(add):
@@ -262,7 +262,7 @@ def block_band(cpu: Target, name: str) -> Any:
                 ahead = in_next_band(b, rows, stride, loop.index, blocks, size.block_bytes)
                 first = at(b, rows, loop.index, size.block_bytes)
                 x = at(b, packed_at, loop.index, packed.size * size.block_size // RUN)
-                for group in BANDS[name](b, Band([b.add(first, b.mul(stride, ir.Constant(I64, i))) for i in range(ROWS)])):
+                for group in BANDS[name](b, Band([b.add(first, b.mul(stride, ir.Constant(I64, i))) for i in range(BAND_ROWS)])):
                     _prefetch_share(b, name, group, ahead)
                     _add_group(b, cpu, name, group, x, totals)
             for y, total in zip(ys, totals, strict=True):
@@ -276,15 +276,15 @@ def block_band(cpu: Target, name: str) -> Any:
 
 def in_next_band(b: ir.IRBuilder, rows: ir.Value, stride: ir.Value, index: ir.Value, blocks: ir.Value, size: int) -> ir.Value:
     """Address of its part with this index, of as many as rows have blocks: it is fetched one row after the other."""
-    begin = b.mul(index, ir.Constant(I64, ROWS))
-    row = b.add(b.udiv(begin, blocks), ir.Constant(I64, ROWS))
+    begin = b.mul(index, ir.Constant(I64, BAND_ROWS))
+    row = b.add(b.udiv(begin, blocks), ir.Constant(I64, BAND_ROWS))
     return at(b, b.add(rows, b.mul(stride, row)), b.urem(begin, blocks), size)
 
 
 def _prefetch_share(b, name, group, ahead):
     """Of a part of the next band: a bit with each group, because more at once would hold up what is loaded now."""
     size, format = FORMATS[name], BLOCKS[name]
-    share = ROWS * size.block_bytes * format.group // size.block_size
+    share = BAND_ROWS * size.block_bytes * format.group // size.block_size
     first = at(b, ahead, b.add(at(b, ZERO, group.run, RUN // format.group), group.number), share)
     for i in range(0, share, LINE):
         prefetch(b, offset(b, first, i))
@@ -294,14 +294,15 @@ def _add_group(b, cpu, name, group, x, totals):
     """Add the products of a group of weights of some blocks. x: address of the packed activations that they meet."""
     packed = Packed.of(cpu, name)
     record = at(b, x, group.run, packed.size)
-    x_codes, x_numbers = at(b, record, group.number, BLOCKS[name].group), at(b, record, group.number, 4 * TOKENS)
-    codes = [product_bytes(b, cpu, name, b.bitcast(word, vector(I8, 4 * ROWS))) for word in group.codes]
+    x_codes, x_numbers = at(b, record, group.number, BLOCKS[name].group), at(b, record, group.number, 4 * BAND_TOKENS)
+    codes = [product_bytes(b, cpu, name, b.bitcast(word, vector(I8, 4 * BAND_ROWS))) for word in group.codes]
 
     def of_token(base, start, kind):
-        return splat(b, load(b, offset(b, base, start), kind), ROWS)
+        return splat(b, load(b, offset(b, base, start), kind), BAND_ROWS)
 
     for j, total in enumerate(totals):
-        product = of_token(x_numbers, packed.origins + 4 * j, I32) if packed.has_origins else constant(vector(I32, ROWS), 0)
+        zero = constant(vector(I32, BAND_ROWS), 0)
+        product = of_token(x_numbers, packed.origins + 4 * j, I32) if packed.has_origins else zero
         for i, code in enumerate(codes):
             product = dot(b, cpu.isa, product, code, b.bitcast(of_token(x_codes, RUN * j + 4 * i, I32), code.type))
         factor = b.fmul(group.scales, of_token(record, packed.scales + 4 * j, F32))

@@ -17,7 +17,7 @@ from rwkv_edge_cpu.shape.codes import CODES, PIECE, RUN
 
 WINDOW = 64  # bytes: of a register that can be permuted as a whole
 
-Place = tuple[int, int]  # of a piece: its first byte in the block, how far its bytes are to be shifted (see `right`)
+Bits = tuple[int, int]  # of a piece: its first byte in the block, how far its bytes are to be shifted (see `right`)
 
 
 class Parts(NamedTuple):
@@ -75,12 +75,12 @@ class BlockFormat:
         return parts if self.runs > 1 else parts._replace(codes=[join(b, *parts.codes)])
 
 
-def eight_runs(place: Callable[[int], Place]) -> list[Place]:
+def eight_runs(place: Callable[[int], Bits]) -> list[Bits]:
     """The pieces of 8 runs whose bytes lie together, from the place of each run's first."""
     return [(place(run)[0] + PIECE * i, place(run)[1]) for run in range(8) for i in range(2)]
 
 
-def codes(b: ir.IRBuilder, blocks: Blocks, places: list[Place], mask: int) -> list[ir.Value]:
+def codes(b: ir.IRBuilder, blocks: Blocks, places: list[Bits], mask: int) -> list[ir.Value]:
     """<width x i8>: the pieces at these places in turn, or each piece of all blocks; shifted, and `mask` of each byte."""
     if blocks.count > 1:
         vectors = [[(start + blocks.size * i, shift) for i in range(blocks.count)] for start, shift in places]

@@ -23,13 +23,13 @@ from rwkv_edge_cpu.ir.vector import (
     sums_of,
 )
 
-ROWS = 4  # that are multiplied together where they are short
+PLAIN_ROWS = 4  # that are multiplied together where they are short
 SHORT = 1024  # bytes of a row: beyond, several streams at a time are slower than one
 UNROLL = 4  # sums of a row that do not wait for each other, or as many as take a line
 
 
 def plain_dots(cpu: Target, name: str) -> Any:
-    """An intrinsic dots(rows, stride, last, x, n, y): y[i] = row i of weights of format `name` times x [n], i <= last < ROWS.
+    """An intrinsic dots(rows, stride, last, x, n, y): y[i] = row i of weights of a format times x [n], i <= last < PLAIN_ROWS.
 
     Rows are `stride` bytes apart, the weights of each one behind the other.
     """
@@ -42,7 +42,7 @@ def plain_dots(cpu: Target, name: str) -> Any:
             unroll = max(UNROLL, LINE // (size * cpu.lanes))
             with b.if_else(b.icmp_signed("<=", stride, ir.Constant(I64, SHORT))) as (short, long):
                 with short:
-                    numbers = (ir.Constant(I64, i) for i in range(ROWS))
+                    numbers = (ir.Constant(I64, i) for i in range(PLAIN_ROWS))
                     # Behind the last one: the last one again.
                     chosen = [b.select(b.icmp_signed("<", i, last), i, last) for i in numbers]
                     sums = _products(b, cpu, name, [b.add(rows, b.mul(stride, i)) for i in chosen], x, n, 1)

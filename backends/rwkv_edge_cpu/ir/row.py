@@ -38,7 +38,7 @@ from rwkv_edge_cpu.shape.codes import PAIRS, PIECE, PIECES, RUN, SCALES, STARTS,
 AHEAD = 8192  # bytes: beyond the page, at whose end the memory system stops by itself
 AT_ONCE = 128  # weights at least: enough work that does not wait for other work
 N_SUMS = 4
-TOKENS = 4  # activation rows that are multiplied together
+ROW_TOKENS = 4  # activation rows that are multiplied together
 LINE = 64  # bytes that memory hands over at once
 
 
@@ -142,7 +142,7 @@ def dots_rows(cpu: Target, name: str) -> int:
 def block_dots(cpu: Target, name: str) -> Any:
     """An intrinsic dots(rows, stride, last_row, x, x_stride, last, n, y, y_stride): rows of weights [n] times activation rows.
 
-    y[j, i] = row i times activation row j as bytes, for i <= last_row < dots_rows(cpu, name), j <= last < TOKENS.
+    y[j, i] = row i times activation row j as bytes, for i <= last_row < dots_rows(cpu, name), j <= last < ROW_TOKENS.
     Addresses, and strides in bytes.
     """
 
@@ -150,7 +150,7 @@ def block_dots(cpu: Target, name: str) -> Any:
     def row_dots(typingctx, rows, stride, last_row, x, x_stride, last, n, y, y_stride):
         def codegen(context, b, signature, args):
             rows, stride, last_row, x, x_stride, last, n, y, y_stride = args
-            row_numbers, x_numbers = _up_to(b, last_row, dots_rows(cpu, name)), _up_to(b, last, TOKENS)
+            row_numbers, x_numbers = _up_to(b, last_row, dots_rows(cpu, name)), _up_to(b, last, ROW_TOKENS)
             weights = [b.add(rows, b.mul(stride, i)) for i in row_numbers]
             xs = [b.add(x, b.mul(x_stride, j)) for j in x_numbers]
             for i, products in zip(row_numbers, _products(b, cpu, BLOCKS[name], weights, xs, n), strict=True):

@@ -110,11 +110,11 @@ class Product:
         b = self.b
         groups = b.udiv(self.n, I64(self.lies.group))
         with cgutils.for_range(b, groups, intp=I64) as loop:
-            here = Place.of(self, loop.index, self.tile)
+            here = KeyGroup.of(self, loop.index, self.tile)
             index = b.add(loop.index, I64(AHEAD))
             beyond = b.icmp_unsigned(">=", index, groups)
             index = b.select(beyond, b.sub(index, groups), index)
-            soon = Place.of(self, index, b.select(beyond, self.following, self.tile))
+            soon = KeyGroup.of(self, index, b.select(beyond, self.following, self.tile))
             needed = b.icmp_unsigned("!=", here.fours, I64(0))
             if self.format not in PLAIN:  # an activation that is not finite has made its run's scale NaN, and its bytes 0
                 needed = b.or_(needed, b.fcmp_unordered("uno", here.x_scale, here.x_scale))
@@ -129,7 +129,7 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class KeyGroup:
     """A group of keys in a tile. header: address of its block.  inside: its number there.  codes: address of its first key."""
 
     product: Product
@@ -141,14 +141,14 @@ class Place:
     fours: ir.Value
 
     @staticmethod
-    def of(p: Product, group: ir.Value, tile: ir.Value) -> "Place":
+    def of(p: Product, group: ir.Value, tile: ir.Value) -> "KeyGroup":
         b, lies = p.b, p.lies
         key_bytes = b.udiv(b.mul(p.width, I64(lies.bits)), I64(8))
         block, inside = b.udiv(group, I64(lies.groups)), b.urem(group, I64(lies.groups))
         header = b.add(tile, b.mul(b.mul(block, p.width), I64(lies.block_bytes)))
         codes = b.add(header, b.mul(p.width, I64(lies.header)))
         codes = b.add(codes, b.mul(b.mul(inside, I64(lies.group)), key_bytes))
-        return Place(p, group, header, inside, codes, key_bytes, b.zext(load(b, at(b, p.counts, group, 4), I32), I64))
+        return KeyGroup(p, group, header, inside, codes, key_bytes, b.zext(load(b, at(b, p.counts, group, 4), I32), I64))
 
     def of_group(self, part: int) -> ir.Value:
         """A number of the activation row that every group has."""

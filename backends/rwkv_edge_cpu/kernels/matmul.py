@@ -9,8 +9,7 @@ from typing import Any
 from rwkv_edge_cpu.code.intrinsics import call_decode, floats, int64s
 from rwkv_edge_cpu.code.jit import REDUCTION, Kernel, inlined, kernel, specialized
 from rwkv_edge_cpu.code.target import Target
-from rwkv_edge_cpu.ir.plain import ROWS as DOTS
-from rwkv_edge_cpu.ir.plain import plain_dots
+from rwkv_edge_cpu.ir.plain import PLAIN_ROWS, plain_dots
 from rwkv_edge_cpu.ir.plain_tile import plain_tile
 from rwkv_edge_cpu.ir.vector import weight
 from rwkv_edge_cpu.shape.layout import (
@@ -35,14 +34,14 @@ BYTES_PER_ROW = 4 * TILE_STRIDE
 SUMS_STRIDE = 4 * TILE_ROWS
 
 # The templates' globals, see `jit.with_globals`: a weight's size; floats in a vector; columns of a tile.
-BLOCK_BYTES = LANES = TOKENS = 0
+BLOCK_BYTES = LANES = PLAIN_TOKENS = 0
 dots = tile = weight_at = multiply = lambda *_: None
 
 
 def multiply_rows(r, weights, stride, n_rows, row, k, n, sums):
     """y (+)= n weights, from the k-th on, of some rows, from `row` on, times all rows x."""
-    for t in range(0, r[ROWS], TOKENS):
-        n_tokens = min(TOKENS, r[ROWS] - t)
+    for t in range(0, r[ROWS], PLAIN_TOKENS):
+        n_tokens = min(PLAIN_TOKENS, r[ROWS] - t)
         x = r[A] + 4 * (t * r[N_IN] + k)
         for first in range(0, n_rows, TILE_ROWS):
             y = r[OUT] + 4 * (t * r[WIDTH] + row + first)
@@ -69,10 +68,10 @@ def matmul_rows(record, frame, scratch, begin, end):
     """A: x. Weights that lie row by row."""
     r = int64s(record, N_FIELDS)
     if r[ROWS] < FEW:
-        for i in range(begin, end, DOTS):
+        for i in range(begin, end, PLAIN_ROWS):
             for t in range(r[ROWS]):
                 x, y = r[A] + 4 * t * r[N_IN], r[OUT] + 4 * (t * r[WIDTH] + i)
-                dots(r[WEIGHT] + i * r[STRIDE_OUT], r[STRIDE_OUT], min(DOTS, end - i) - 1, x, r[N_IN], y)
+                dots(r[WEIGHT] + i * r[STRIDE_OUT], r[STRIDE_OUT], min(PLAIN_ROWS, end - i) - 1, x, r[N_IN], y)
         return
     for row in range(begin, end, PLAIN_TILE_ROWS):
         for k in range(0, r[N_IN], TILE_WIDTH):
@@ -84,7 +83,7 @@ def matmul_rows(record, frame, scratch, begin, end):
 def matmul_decoded(record, frame, scratch, begin, end):
     """A: x. Weights of any strides."""
     r = int64s(record, N_FIELDS)
-    decoded = scratch + SUMS_STRIDE * TOKENS
+    decoded = scratch + SUMS_STRIDE * PLAIN_TOKENS
     for row in range(begin, end, PLAIN_TILE_ROWS):
         n_rows = min(PLAIN_TILE_ROWS, end - row)
         for k in range(0, r[N_IN], TILE_WIDTH):
@@ -97,7 +96,7 @@ def matmul_decoded(record, frame, scratch, begin, end):
 @cache
 def _multiply(cpu: Target, format: str) -> Any:
     names = {"tile": plain_tile(cpu, format), "weight_at": weight(cpu, format)}
-    return inlined(specialized(multiply_rows, format, **names, LANES=cpu.lanes, TOKENS=cpu.plain_tokens))
+    return inlined(specialized(multiply_rows, format, **names, LANES=cpu.lanes, PLAIN_TOKENS=cpu.plain_tokens))
 
 
 @cache
@@ -108,5 +107,5 @@ def row_kernel(cpu: Target, format: str) -> Kernel:
 
 @cache
 def any_strides(cpu: Target) -> Kernel:
-    names = {"multiply": _multiply(cpu, "f32"), "TOKENS": cpu.plain_tokens}
+    names = {"multiply": _multiply(cpu, "f32"), "PLAIN_TOKENS": cpu.plain_tokens}
     return kernel(REDUCTION)(specialized(matmul_decoded, "f32", **names))

@@ -8,7 +8,7 @@ from rwkv_edge_cpu.code.intrinsics import int64s
 from rwkv_edge_cpu.code.jit import REDUCTION, Kernel, kernel, specialized
 from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.ir.column import column_sums
-from rwkv_edge_cpu.ir.plain import ROWS, plain_dots
+from rwkv_edge_cpu.ir.plain import PLAIN_ROWS, plain_dots
 from rwkv_edge_cpu.shape.layout import N_FIELDS, N_IN, OUT, STRIDE_IN, STRIDE_OUT, WEIGHT, A
 
 BLOCK_BYTES = 0  # a weight's size; the templates' globals, see `jit.with_globals`
@@ -17,8 +17,8 @@ dots = sums = lambda *_: None
 
 def rows_plain(record, frame, scratch, begin, end):
     r = int64s(record, N_FIELDS)
-    for i in range(begin, end, ROWS):
-        dots(r[WEIGHT] + i * r[STRIDE_OUT], r[STRIDE_OUT], min(ROWS, end - i) - 1, r[A], r[N_IN], r[OUT] + 4 * i)
+    for i in range(begin, end, PLAIN_ROWS):
+        dots(r[WEIGHT] + i * r[STRIDE_OUT], r[STRIDE_OUT], min(PLAIN_ROWS, end - i) - 1, r[A], r[N_IN], r[OUT] + 4 * i)
 
 
 def columns_plain(record, frame, scratch, begin, end):

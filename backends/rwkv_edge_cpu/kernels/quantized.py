@@ -7,11 +7,9 @@ from functools import cache
 from rwkv_edge_cpu.code.intrinsics import floats, int64s
 from rwkv_edge_cpu.code.jit import REDUCTION, Kernel, decoder, inlined, kernel, specialized, with_globals
 from rwkv_edge_cpu.code.target import Target
-from rwkv_edge_cpu.ir.band import ROWS as BAND_ROWS
-from rwkv_edge_cpu.ir.band import TOKENS as BAND_TOKENS
-from rwkv_edge_cpu.ir.band import band_pack, block_band, has_bands
+from rwkv_edge_cpu.ir.band import BAND_ROWS, BAND_TOKENS, band_pack, block_band, has_bands
 from rwkv_edge_cpu.ir.quantized import BLOCKS, block_decode, quantize_panel_run, quantize_run
-from rwkv_edge_cpu.ir.row import TOKENS, block_dot, block_dots, dots_rows
+from rwkv_edge_cpu.ir.row import ROW_TOKENS, block_dot, block_dots, dots_rows
 from rwkv_edge_cpu.ir.tile import block_tile, block_unpack, prefetch_bytes, transpose, transpose_codes
 from rwkv_edge_cpu.shape.codes import ORIGINS, PANEL_END, PANEL_ORIGINS, PANEL_SCALES, PANEL_SUMS, RUN, SCALES, SUMS
 from rwkv_edge_cpu.shape.layout import (
@@ -21,12 +19,12 @@ from rwkv_edge_cpu.shape.layout import (
     N_IN,
     OUT,
     PANELS,
-    PIECE,
-    PIECE_BYTES,
     ROWS,
     STRIDE_OUT,
     TILE_TOKENS,
     TILE_WIDTH,
+    UNPACKED,
+    UNPACKED_BYTES,
     WEIGHT,
     WIDTH,
     X_STRIDE,
@@ -88,19 +86,19 @@ def rows_of(record, frame, scratch, begin, end):
 
 def unpack_rows(r, row, n_rows, k, n, scratch, codes, scales, offsets):
     """Weights k to k + n of some rows as a tile, a piece at a time: small enough to stay in the first cache in between."""
-    for done in range(0, n, PIECE):
-        m = min(PIECE, n - done)
+    for done in range(0, n, UNPACKED):
+        m = min(UNPACKED, n - done)
         groups = m // GROUP_SIZE
         source = r[WEIGHT] + row * r[STRIDE_OUT] + (k + done) // BLOCK_SIZE * BLOCK_BYTES
         for i in range(ISA_ROWS):  # rows that are not there: the last one again
-            piece = scratch + i * PIECE_BYTES
+            piece = scratch + i * UNPACKED_BYTES
             at_row = source + min(i, n_rows - 1) * r[STRIDE_OUT]
-            unpack_row(at_row, m // BLOCK_SIZE, piece, piece + PIECE, piece + PIECE + PIECE // 4)
-        turn_codes(scratch, PIECE_BYTES, (m + 15) // 16, codes + done * ISA_ROWS)
+            unpack_row(at_row, m // BLOCK_SIZE, piece, piece + UNPACKED, piece + UNPACKED + UNPACKED // 4)
+        turn_codes(scratch, UNPACKED_BYTES, (m + 15) // 16, codes + done * ISA_ROWS)
         at_group = 4 * (done // GROUP_SIZE) * ISA_ROWS
-        turn(scratch + PIECE, PIECE_BYTES, (groups + 3) // 4, scales + at_group)
+        turn(scratch + UNPACKED, UNPACKED_BYTES, (groups + 3) // 4, scales + at_group)
         if HAS_OFFSETS:
-            turn(scratch + PIECE + PIECE // 4, PIECE_BYTES, (groups + 3) // 4, offsets + at_group)
+            turn(scratch + UNPACKED + UNPACKED // 4, UNPACKED_BYTES, (groups + 3) // 4, offsets + at_group)
 
 
 @inlined
@@ -123,7 +121,7 @@ def multiply_rows(r, scratch, row, n_rows, token, n_tokens):
     scales = codes + ISA_ROWS * TILE_WIDTH
     offsets = scales + ISA_ROWS * TILE_WIDTH // 4
     pieces = offsets + ISA_ROWS * TILE_WIDTH // 4
-    sums = pieces + ISA_ROWS * PIECE_BYTES
+    sums = pieces + ISA_ROWS * UNPACKED_BYTES
     totals = floats(sums, ISA_ROWS * (n_tokens + ISA_TOKENS))
     totals[:] = 0.0
     for k in range(0, r[N_IN], TILE_WIDTH):
@@ -154,7 +152,7 @@ def multiply_rows(r, scratch, row, n_rows, token, n_tokens):
 def tiles_of(record, frame, scratch, begin, end):
     """A: activation rows as bytes. Rows of the weight are unpacked once, a tile at a time, for all of these.
 
-    For a few, rows of the weight are unpacked on the way into the product, for TOKENS of these at a time.
+    For a few, rows of the weight are unpacked on the way into the product, for ROW_TOKENS of these at a time.
     """
     r = int64s(record, N_FIELDS)
     if r[ROWS] < LEAST:
@@ -166,8 +164,8 @@ def tiles_of(record, frame, scratch, begin, end):
     if r[ROWS] <= MOST:
         for i in range(begin, end, DOT_ROWS):
             rows, last = r[WEIGHT] + i * r[STRIDE_OUT], min(DOT_ROWS, end - i) - 1
-            for t in range(0, r[ROWS], TOKENS):
-                x, y, last_x = r[A] + t * r[X_STRIDE], r[OUT] + 4 * (t * r[WIDTH] + i), min(TOKENS, r[ROWS] - t) - 1
+            for t in range(0, r[ROWS], ROW_TOKENS):
+                x, y, last_x = r[A] + t * r[X_STRIDE], r[OUT] + 4 * (t * r[WIDTH] + i), min(ROW_TOKENS, r[ROWS] - t) - 1
                 dots(rows, r[STRIDE_OUT], last, x, r[X_STRIDE], last_x, r[N_IN], y, 4 * r[WIDTH])
         return
     for row in range(begin, end, ISA_ROWS):
@@ -190,7 +188,7 @@ def few_rows(cpu: Target, format: str) -> tuple[int, int]:
     """For so many rows x, `dots` is fastest: fewer are multiplied one by one, for more a tile is made. Measured."""
     rows = dots_rows(cpu, format)
     tile_is_early = cpu.isa.name == "avx2" and BLOCKS[format].group < RUN
-    return (2 if rows > 1 and format == "q8_0" else 3), TOKENS * rows - tile_is_early
+    return (2 if rows > 1 and format == "q8_0" else 3), ROW_TOKENS * rows - tile_is_early
 
 
 def bands_of(record, frame, scratch, begin, end):

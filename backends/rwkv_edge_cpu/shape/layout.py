@@ -62,12 +62,12 @@ TILE_WIDTH = 512  # weights of a row that are decoded and multiplied at a time; 
 TILE_ROWS, PLAIN_TILE_ROWS = 4, 16  # of plain floats: rows in registers, and rows that are decoded at a time
 TILE_STRIDE = TILE_WIDTH + 16  # floats; not a power of two, so that the rows do not compete for the same cache lines
 BYTE_TILE_ROWS = 32  # of blocks: at most
-PIECE = 256  # weights of each that are unpacked before they are sorted into a tile; a multiple of every block size
-PIECE_BYTES = PIECE + 2 * PIECE // 4 + 64  # with scales and offsets; not a power of two
+UNPACKED = 256  # weights of each that are unpacked before they are sorted into a tile; a multiple of every block size
+UNPACKED_BYTES = UNPACKED + 2 * UNPACKED // 4 + 64  # with scales and offsets; not a power of two
 PANELS = 32  # rows of x as bytes: so many or more lie in panels, see ir/quantized.py
 TILE_TOKENS = 128  # rows of x that meet an unpacked tile: at most, as many as a run of the model has
 # Codes, scales, offsets; pieces; sums, with room for a tile of tokens of which most are not there.
-BYTE_TILE_FLOATS = BYTE_TILE_ROWS * ((TILE_WIDTH * 6 + PIECE_BYTES * 4) // 16 + TILE_TOKENS + 8)
+BYTE_TILE_FLOATS = BYTE_TILE_ROWS * ((TILE_WIDTH * 6 + UNPACKED_BYTES * 4) // 16 + TILE_TOKENS + 8)
 BAND_WIDTH = 4096  # weights of a row that are multiplied at a time, see ir/band.py; a multiple of every block size
 BAND_FLOATS = BAND_WIDTH // 32 * 112  # activations as they meet them: at most
 SCRATCH_FLOATS = max(PLAIN_TILE_ROWS * TILE_STRIDE + 64, BYTE_TILE_FLOATS, BAND_FLOATS)
