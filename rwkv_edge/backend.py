@@ -1,13 +1,14 @@
 """What a backend is: a package that turns a Plan into something that runs. plan.py defines the ops."""
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.plan import Op, Plan
-from rwkv_edge.weights.tensor import Tensor
+if TYPE_CHECKING:  # who only holds an executable needs neither
+    from rwkv_edge.plan import Op, Plan
+    from rwkv_edge.weights.tensor import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,9 @@ class SharesWeights(Protocol):
     """An executable with copies of weights that others can compute with. plan: its ops."""
 
     @property
-    def plan(self) -> Plan: ...
+    def plan(self) -> "Plan": ...
 
-    def beside(self, plan: Plan) -> Executable:
+    def beside(self, plan: "Plan") -> Executable:
         """What runs a plan of some of the ops, with the same copies. It is closed with this one."""
         ...
 
@@ -136,7 +137,7 @@ class Backend(Protocol):
 
     def availability(self) -> Availability: ...
 
-    def supports(self, op: Op) -> bool:
+    def supports(self, op: "Op") -> bool:
         """Whether the backend computes this op, from its weights as they are: format, shape, strides, alignment.
 
         Where it does not take the matrix of a `MatMul` or `Embed` it is asked again with the matrix in f32, row by row. A plan
@@ -145,7 +146,7 @@ class Backend(Protocol):
         """
         ...
 
-    def compile(self, plan: Plan, options: CompileOptions = DEFAULT_OPTIONS) -> Executable:
+    def compile(self, plan: "Plan", options: CompileOptions = DEFAULT_OPTIONS) -> Executable:
         """Raises BackendError where it cannot run the plan, or not with these options."""
         ...
 
@@ -194,7 +195,7 @@ class ListsDevices(Protocol):
 class ReadsInPlace(Protocol):
     """A backend that multiplies with weights where they lie, so that those of a mapped file need not all be in memory."""
 
-    def compile_beside(self, plan: Plan, other: Executable | None, options: CompileOptions) -> Executable:
+    def compile_beside(self, plan: "Plan", other: Executable | None, options: CompileOptions) -> Executable:
         """As `compile`, without copies of weights. other: one of this backend that never runs at the same time: they may share
         memory and threads."""
         ...
@@ -203,11 +204,11 @@ class ReadsInPlace(Protocol):
 class ConvertsWeights(Protocol):
     """Matrices that are converted when they are asked for. `AsStored` is the least; strategies have another."""
 
-    def format(self, tensor: Tensor) -> str:
+    def format(self, tensor: "Tensor") -> str:
         """What a matrix becomes, its numbers permitting; after `look` also where they do not."""
         ...
 
-    def each(self, tensors: Sequence[Tensor]) -> Generator[Tensor, None, None]:
+    def each(self, tensors: "Sequence[Tensor]") -> "Generator[Tensor, None, None]":
         """The matrices as they become, in this order."""
         ...
 
@@ -219,10 +220,10 @@ class ConvertsWeights(Protocol):
 class AsStored:
     """`ConvertsWeights` that converts nothing."""
 
-    def format(self, tensor: Tensor) -> str:
+    def format(self, tensor: "Tensor") -> str:
         return tensor.format
 
-    def each(self, tensors: Sequence[Tensor]) -> Generator[Tensor, None, None]:
+    def each(self, tensors: "Sequence[Tensor]") -> "Generator[Tensor, None, None]":
         yield from tensors
 
     def look(self) -> None:
@@ -234,7 +235,7 @@ class CopiesWeights(Protocol):
     """A backend that copies the matrices of `MatMul` ops to a memory of its own: the host needs none of them afterwards, and
     only a few at a time."""
 
-    def compile_converting(self, plan: Plan, conversions: ConvertsWeights, options: CompileOptions) -> Executable:
+    def compile_converting(self, plan: "Plan", conversions: ConvertsWeights, options: CompileOptions) -> Executable:
         """As `compile`; conversions: what its matrices are to become on their way."""
         ...
 

@@ -39,3 +39,10 @@ class MissingExtraError(RwkvEdgeError):
 
 class InputError(RwkvEdgeError):
     """A call's argument is out of range: a token id, an empty prompt, a sampling parameter."""
+
+
+def quoted(text: object, limit: int = 80) -> str:
+    """A name from a file as it may stand in an error message: one printable line of bounded length, in quotes."""
+    if not isinstance(text, str):
+        return f"<{type(text).__name__}>"
+    return ascii(text if len(text) <= limit else f"{text[:limit]}...")

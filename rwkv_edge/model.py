@@ -11,31 +11,23 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.arch import ModelShape, build_plan, read_shape
-from rwkv_edge.arch.fingerprint import fingerprint
-from rwkv_edge.backend import CompileOptions, LimitsRuns
+from rwkv_edge.backend import CompileOptions
 from rwkv_edge.errors import InputError
 from rwkv_edge.feeding import Feeder, Tokens, checked_tokens
 from rwkv_edge.machine.turns import Turns
-from rwkv_edge.plan import MatMul
 from rwkv_edge.progress import Progress
 from rwkv_edge.state import State
-from rwkv_edge.state.tuning import load_state
-from rwkv_edge.strategy import compiled, default_strategy, headless, parse
-from rwkv_edge.strategy.memory import TOKENS_PER_RUN
 from rwkv_edge.text.embedding import Pooling, check_pooling, pooled
 from rwkv_edge.text.generation import BatchStream, Continuation, TextStream, for_each
 from rwkv_edge.text.sampling import Sampler, Sampling, uncounted_tokens
 from rwkv_edge.text.scoring import following, log_probabilities_of
 from rwkv_edge.text.stop import Stop, StopFinder, stop_strings, stops_of_each
 from rwkv_edge.tokenizer import END_OF_DOCUMENT, Tokenizer, tokenizer_for
-from rwkv_edge.weights import Hints, Weights, open_weights
 
-if TYPE_CHECKING:  # what not everyone needs is imported where it is used
+if TYPE_CHECKING:  # what not everyone needs, or needs once, is imported where it is used
+    from rwkv_edge.arch import ModelShape
     from rwkv_edge.chat import Chat, Format, Message
-
-PRODUCTS_PER_RUN = 200e9  # at most: bounds the time until an interrupt is seen, about half a second on two fast cores
-
+    from rwkv_edge.weights import Weights
 
 SPACE_AFTER_ASSISTANT = re.compile(r"Assistant:[^\S\n]\s*$")
 
@@ -80,29 +72,17 @@ class Model:
     ) -> None:
         if threads is not None and (type(threads) is not int or threads < 1):
             raise InputError(f"threads must be an integer from 1, got {threads!r}")
-        if cache and lora is not None:
-            raise InputError("a model with a LoRA is not kept: leave out cache")
-        self._strategy, self._threads = default_strategy() if strategy is None else parse(strategy), threads
-        self.weights: Weights = open_weights(path)
-        if lora is not None or lora_alpha is not None or lora_init is not None:
-            from rwkv_edge.convert.lora import with_lora
+        from rwkv_edge.opening import Lora, opened
 
-            self.weights = with_lora(self.weights, lora, lora_alpha, lora_init)
-        if cache and self._strategy.weight_format is not None:
-            from rwkv_edge.convert.model_cache import kept
-
-            self.weights = kept(self.weights, self._strategy.weight_format, threads=threads, progress=progress)
-        self.shape: ModelShape = read_shape(self.weights)
         options = CompileOptions(threads=threads, sparse=sparse)
-        placed = compiled(build_plan(self.weights), self._strategy, options, progress=progress)
-        self._strategy = placed.strategy
-        self.backend_name, self.plan, self._executable = placed.name, placed.plan, placed.executable
-        self.matrix_bytes = placed.matrix_bytes
+        result = opened(path, strategy, options, Lora(lora, lora_alpha, lora_init), cache, progress)
+        self.weights: Weights = result.weights
+        self.shape: ModelShape = result.shape
+        self.backend_name, self.plan, self._executable = result.compiled.name, result.compiled.plan, result.compiled.executable
+        self.matrix_bytes = result.compiled.matrix_bytes
+        self._strategy, self._threads = result.compiled.strategy, threads
         self._state_dtype = self._executable.state_dtype
-        weights_per_token = sum(op.weight.size for op in self.plan.ops if isinstance(op, MatMul))
-        self._tokens_at_once = min(TOKENS_PER_RUN, max(16, int(PRODUCTS_PER_RUN / weights_per_token)))
-        if isinstance(self._executable, LimitsRuns):
-            self._tokens_at_once = min(self._tokens_at_once, self._executable.tokens_per_run)
+        self._tokens_at_once = result.tokens_at_once
         self._feeder: Feeder | None = Feeder(self._executable, self._tokens_at_once)
         self._embedder: Feeder | None = None  # of the model without its head, when it is first wanted
         self._turns = Turns()
@@ -118,7 +98,7 @@ class Model:
             self._feeder = self._embedder = None
             self.__dict__.pop("_executable", None)
             self.plan = replace(self.plan, ops=())
-            self.weights = replace(self.weights, tensors={}, hints=Hints(), metadata={})
+            self.weights = self.weights.without_file()
 
     def __enter__(self) -> "Model":
         return self
@@ -132,6 +112,8 @@ class Model:
     @cached_property
     def fingerprint(self) -> str:
         """Names the model whatever file it came from; a state remembers it."""
+        from rwkv_edge.arch.fingerprint import fingerprint
+
         self._check_open()
         return fingerprint(self.weights)
 
@@ -151,6 +133,8 @@ class Model:
 
     def load_state(self, path: str | Path) -> State:
         """A state that `State.save` wrote, or a tuned initial state (.pth). Raises StateError: another model's, or no state."""
+        from rwkv_edge.state.tuning import load_state
+
         return load_state(path, self.new_state(), self.shape)
 
     def ingest(
@@ -259,8 +243,8 @@ class Model:
         states = self._checked_states(None if state is None else [state], 1)
 
         def rows() -> Iterator[NDArray[Any]]:
-            for start in range(0, len(tokens), TOKENS_PER_RUN):
-                piece = tokens[start : start + TOKENS_PER_RUN]
+            for start in range(0, len(tokens), self._tokens_at_once):
+                piece = tokens[start : start + self._tokens_at_once]
                 with self._turns.lock:
                     (found,) = self._hidden_feeder().run([piece], states, pooling == "mean")
                 yield np.atleast_2d(found)
@@ -271,6 +255,8 @@ class Model:
         """Inside a turn: what runs the model up to its head."""
         self._check_open()
         if self._embedder is None:
+            from rwkv_edge.strategy import headless
+
             executable = headless(self._executable, self.plan, self._strategy, self._threads)
             self._finalizers.append(weakref.finalize(self, executable.close))
             self._embedder = Feeder(executable, self._tokens_at_once)

@@ -10,13 +10,13 @@ h: head; channel c = h * N + i. The NumPy backend (`rwkv_edge_numpy`) is the exe
 
 Sources: RWKV-4 arXiv:2305.13048; RWKV-5/6 "Eagle and Finch" arXiv:2404.05892; RWKV-7 "Goose" arXiv:2503.14456.
 """
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
+from rwkv_edge.slot import Slot
 from rwkv_edge.weights.tensor import Tensor
 
 Vector = NDArray[Any]  # [n] floats, small, already decoded
@@ -29,32 +29,6 @@ class Buffer:
     index: int
     width: int
     per_output: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Slot:
-    """A piece of a sequence's state: `shape` numbers at `offset` in its flat array; a new sequence has `initial` there."""
-
-    name: str
-    shape: tuple[int, ...]
-    offset: int
-    initial: float | NDArray[Any] = 0.0
-
-    @property
-    def size(self) -> int:
-        return int(np.prod(self.shape))
-
-    def of(self, state: NDArray[Any]) -> NDArray[Any]:
-        """These numbers of a state's flat array, in their shape: a view."""
-        return state[self.offset : self.offset + self.size].reshape(self.shape)
-
-
-def initial_state(slots: Sequence[Slot], dtype: DTypeLike) -> NDArray[Any]:
-    """The flat array [sum of slot sizes] of a sequence that has seen nothing."""
-    state = np.empty(sum(slot.size for slot in slots), dtype)
-    for slot in slots:
-        slot.of(state)[...] = slot.initial
-    return state
 
 
 @dataclass(frozen=True, slots=True, eq=False)

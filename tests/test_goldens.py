@@ -69,7 +69,7 @@ def test_three_sequences_of_different_length_in_one_run(model: Model, golden: Go
 def test_a_prompt_longer_than_one_run_goes_through_in_pieces(
     model: Model, golden: Golden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rwkv_edge.model.TOKENS_PER_RUN", 7)
+    monkeypatch.setattr("rwkv_edge.opening.TOKENS_PER_RUN", 7)
     logits, _ = model.forward_batch([golden["tokens"], golden["tokens"][:10]], full=True)
     assert_close(logits[0], golden["logits"])
     assert_close(logits[1], golden["logits"][:10])

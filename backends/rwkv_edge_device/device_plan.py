@@ -9,7 +9,7 @@ from typing import Any
 from rwkv_edge import plan as p
 from rwkv_edge.backend import AsStored, ConvertsWeights
 from rwkv_edge.errors import BackendError
-from rwkv_edge.weights.mapping import release
+from rwkv_edge.machine.mapping import release
 from rwkv_edge.weights.tensor import Tensor, absent
 from rwkv_edge_device import kernels
 from rwkv_edge_device.allocation import Arena, Vectors, host_row_offsets

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.plan import DECAY7_SCALE, ActivationKind, Slot
+from rwkv_edge.plan import DECAY7_SCALE, ActivationKind
+from rwkv_edge.slot import Slot
 
 Array = NDArray[np.floating[Any]]
 

@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 
 from rwkv_edge.chat.messages import Message
 from rwkv_edge.errors import InputError, MissingExtraError, ModelFileError
+from rwkv_edge.machine.mapping import read_small_file
 from rwkv_edge.text.sampling import Sampling
 from rwkv_edge.weights import Weights
 from rwkv_edge.weights.directory import read_json
-from rwkv_edge.weights.mapping import read_small_file
 
 BUILT_IN = {"rwkv-world": "world"}  # names that llama.cpp takes for templates of its own
 LONGEST = 1 << 20

@@ -7,7 +7,7 @@ import numpy as np
 from rwkv_edge.compat.arrays import Array
 from rwkv_edge.errors import StateError
 from rwkv_edge.model import Model
-from rwkv_edge.plan import Slot
+from rwkv_edge.slot import Slot
 from rwkv_edge.state import State
 
 

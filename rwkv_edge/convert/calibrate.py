@@ -18,8 +18,9 @@ from rwkv_edge.backend import Batch, CompileOptions, Executable
 from rwkv_edge.convert.encoding import Importance
 from rwkv_edge.convert.mix import MATRIX
 from rwkv_edge.errors import InputError
-from rwkv_edge.plan import Buffer, MatMul, Op, Plan, PlanBuilder, SelectOutputs, Slot, initial_state
+from rwkv_edge.plan import Buffer, MatMul, Op, Plan, PlanBuilder, SelectOutputs
 from rwkv_edge.progress import Progress
+from rwkv_edge.slot import Slot, initial_state
 from rwkv_edge.tokenizer import END_OF_DOCUMENT, tokenizer_for
 from rwkv_edge.weights.tensor import Weights
 

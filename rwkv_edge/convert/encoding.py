@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from rwkv_edge.backend import Encoder
 from rwkv_edge.convert.entry import Entry
 from rwkv_edge.errors import InputError, ModelFileError
+from rwkv_edge.machine.mapping import release
 from rwkv_edge.progress import Progress
 from rwkv_edge.quant.floats import encode_floats
 from rwkv_edge.quant.formats import FORMATS
-from rwkv_edge.weights.mapping import release
 from rwkv_edge.weights.tensor import Tensor
 
 if TYPE_CHECKING:

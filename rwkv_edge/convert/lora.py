@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from rwkv_edge.arch import UNUSED
 from rwkv_edge.auto import encoder
 from rwkv_edge.convert.encoding import cores
-from rwkv_edge.errors import InputError, ModelFileError
+from rwkv_edge.errors import InputError, ModelFileError, quoted
+from rwkv_edge.machine.mapping import release
 from rwkv_edge.quant.floats import encode_floats
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights import read_raw
 from rwkv_edge.weights.adapters import Adapter, Blocks, LowRank, Repeated
-from rwkv_edge.weights.mapping import release
 from rwkv_edge.weights.names.shapes import weights_of
-from rwkv_edge.weights.raw import RawFile, quoted
+from rwkv_edge.weights.raw import RawFile
 from rwkv_edge.weights.tensor import Tensor, Weights
 
 PART = re.compile(r"(?:model\.)?(.+)\.(lora_A|lora_B|init_lora_A|init_lora_B|bone|disha)")

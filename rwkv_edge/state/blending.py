@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.plan import Slot
+from rwkv_edge.slot import Slot
 
 Array = NDArray[Any]
 

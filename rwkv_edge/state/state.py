@@ -7,11 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from rwkv_edge.errors import InputError, StateError
-from rwkv_edge.plan import Slot, initial_state
-from rwkv_edge.state import state_file
+from rwkv_edge.errors import InputError, StateError, quoted
+from rwkv_edge.slot import Slot, initial_state
 from rwkv_edge.state.blending import blended
-from rwkv_edge.weights.raw import quoted
 
 
 class Holder(Protocol):
@@ -127,6 +125,8 @@ class State:
         Numbers are stored as float32, whatever the backend's precision, so that any other can load them. The file
         appears whole or not at all: it is first written beside its place. Raises StateError where it cannot be written.
         """
+        from rwkv_edge.state import state_file  # with what files take, JSON for instance
+
         metadata = {"fingerprint": self.fingerprint, "tokens_seen": str(self.tokens_seen), **(extra or {})}
         with np.errstate(over="ignore"):
             data = np.ascontiguousarray(self._numbers(), "<f4")
@@ -138,6 +138,8 @@ class State:
 
         `Model.load_state` also reads state-tuned files, and refuses the states of other models.
         """
+        from rwkv_edge.state import state_file
+
         file = state_file.read(Path(path))
         return cls(file.data, file.slots, file.fingerprint, file.tokens_seen)
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.errors import ModelFileError, StateError
-from rwkv_edge.plan import Slot
+from rwkv_edge.errors import ModelFileError, StateError, quoted
+from rwkv_edge.slot import Slot
 from rwkv_edge.weights import read_raw
-from rwkv_edge.weights.raw import RawFile, quoted
+from rwkv_edge.weights.raw import RawFile
 from rwkv_edge.weights.tensor import Tensor
 
 FILE_FORMAT = "rwkv_edge.state 1"

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from rwkv_edge.arch import ModelShape
-from rwkv_edge.errors import ModelFileError, StateError
+from rwkv_edge.errors import ModelFileError, StateError, quoted
 from rwkv_edge.state import State
 from rwkv_edge.state.state_file import TUNED
 from rwkv_edge.weights import RawFile, read_raw
-from rwkv_edge.weights.raw import quoted
 
 
 def load_state(path: str | Path, initial: State, shape: ModelShape) -> State:

@@ -12,6 +12,7 @@ from rwkv_edge import auto
 from rwkv_edge.backend import DEFAULT_OPTIONS, Backend, CompileOptions, CopiesWeights, Executable, ReadsInPlace, SharesMemory
 from rwkv_edge.convert.conversions import Conversions
 from rwkv_edge.errors import BackendError, NotEnoughMemoryError, StrategyError
+from rwkv_edge.machine.mapping import is_mapped
 from rwkv_edge.machine.memory import available_memory
 from rwkv_edge.plan import Embed, MatMul, Op, Plan
 from rwkv_edge.progress import Progress
@@ -23,7 +24,6 @@ from rwkv_edge.strategy.memory import LayerWeights, Sizes, readable
 from rwkv_edge.strategy.notices import FallbackWarning, StrategyNotice
 from rwkv_edge.strategy.placement import placements
 from rwkv_edge.strategy.split import Link, SplitExecutable
-from rwkv_edge.weights.mapping import is_mapped
 from rwkv_edge.weights.tensor import Tensor, absent
 
 

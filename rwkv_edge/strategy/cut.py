@@ -4,7 +4,8 @@ from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
-from rwkv_edge.plan import Buffer, Input, Op, Plan, Slot, inputs
+from rwkv_edge.plan import Buffer, Input, Op, Plan, inputs
+from rwkv_edge.slot import Slot
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from rwkv_edge.backend import Batch, Executable, HoldsStates, LimitsRuns
 from rwkv_edge.errors import BackendError
+from rwkv_edge.machine.mapping import read_ahead, release
 from rwkv_edge.machine.turns import Turns
 from rwkv_edge.strategy.cut import Stage
-from rwkv_edge.weights.mapping import read_ahead, release
 
 Array = NDArray[Any]
 

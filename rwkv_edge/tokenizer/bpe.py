@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 
 from rwkv_edge.errors import MissingExtraError, ModelFileError, TokenizerError
+from rwkv_edge.machine.mapping import read_small_file
 from rwkv_edge.tokenizer.table import TokenTable, id_table
 from rwkv_edge.tokenizer.text import text_bytes
 from rwkv_edge.tokenizer.vocab_text import MAX_FILE
-from rwkv_edge.weights.mapping import read_small_file
 
 
 class BpeTokenizer(TokenTable):

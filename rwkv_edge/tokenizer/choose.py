@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rwkv_edge.errors import ModelFileError, TokenizerError
+from rwkv_edge.machine.mapping import read_small_file
 from rwkv_edge.tokenizer.bpe import BpeTokenizer
 from rwkv_edge.tokenizer.byte import ByteTokenizer
 from rwkv_edge.tokenizer.gguf import gguf_tokenizer
 from rwkv_edge.tokenizer.interface import Tokenizer
 from rwkv_edge.tokenizer.vocab_text import MAX_FILE, vocab_text_tokenizer
 from rwkv_edge.tokenizer.world import WORLD_ROWS, world_tokenizer
-from rwkv_edge.weights.mapping import read_small_file
 
 _WORLD_SIZES = (65529, 65530, WORLD_ROWS)
 _PILE_SIZES = range(50254, 50433)  # 50277 in released files; with fewer added tokens, or padded to 50304 or 50432

@@ -8,9 +8,9 @@ from ast import literal_eval
 from pathlib import Path
 
 from rwkv_edge.errors import ModelFileError, TokenizerError
+from rwkv_edge.machine.mapping import read_small_file
 from rwkv_edge.tokenizer.table import id_table
 from rwkv_edge.tokenizer.trie import TrieTokenizer
-from rwkv_edge.weights.mapping import read_small_file
 
 MAX_FILE = 64 << 20
 """Bytes a vocabulary file may have; the official one has 1.2 million. More is a model given by mistake."""

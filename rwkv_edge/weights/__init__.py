@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path
 
 from rwkv_edge.errors import ModelFileError
+from rwkv_edge.machine.mapping import map_file
 from rwkv_edge.weights.directory import INDEX_SUFFIX, WEIGHT_FILES, describe, read_directory, read_index
-from rwkv_edge.weights.mapping import map_file
 from rwkv_edge.weights.names import to_ours
 from rwkv_edge.weights.raw import RawFile
 from rwkv_edge.weights.tensor import Hints, Tensor, Weights

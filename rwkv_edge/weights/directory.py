@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rwkv_edge.errors import ModelFileError
-from rwkv_edge.weights.mapping import read_small_file
-from rwkv_edge.weights.raw import RawFile, quoted
+from rwkv_edge.errors import ModelFileError, quoted
+from rwkv_edge.machine.mapping import read_small_file
+from rwkv_edge.weights.raw import RawFile
 from rwkv_edge.weights.strict_json import JsonRefused, parse_object
 from rwkv_edge.weights.tensor import Tensor
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.errors import ModelFileError
+from rwkv_edge.errors import ModelFileError, quoted
+from rwkv_edge.machine.mapping import map_file
 from rwkv_edge.quant.formats import BY_GGML_TYPE, UNSUPPORTED_GGML_TYPES
-from rwkv_edge.weights.mapping import map_file
-from rwkv_edge.weights.raw import RawFile, float_tensor, quoted
+from rwkv_edge.weights.raw import RawFile, float_tensor
 from rwkv_edge.weights.tensor import FLOAT_STORAGE, Tensor
 
 MAGIC = b"GGUF"

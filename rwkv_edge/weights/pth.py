@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.errors import ModelFileError
-from rwkv_edge.weights.mapping import map_file
-from rwkv_edge.weights.raw import RawFile, quoted, shape_problem
+from rwkv_edge.errors import ModelFileError, quoted
+from rwkv_edge.machine.mapping import map_file
+from rwkv_edge.weights.raw import RawFile, shape_problem
 from rwkv_edge.weights.tensor import FLOAT_STORAGE, Tensor
 from rwkv_edge.weights.torch_pickle import PickleRefused, StoredTensor, interpret
 from rwkv_edge.weights.zip_directory import ZipEntry, read_directory, stored_bytes

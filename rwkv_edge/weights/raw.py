@@ -34,13 +34,6 @@ class RawFile:
     metadata: Mapping[str, Any]
 
 
-def quoted(text: object, limit: int = 80) -> str:
-    """A name from a file as it may stand in an error message: one printable line of bounded length, in quotes."""
-    if not isinstance(text, str):
-        return f"<{type(text).__name__}>"
-    return ascii(text if len(text) <= limit else f"{text[:limit]}...")
-
-
 def shape_problem(shape: object) -> str | None:
     """Why `shape` cannot be that of a tensor ("has ..."), or None when it can."""
     if not isinstance(shape, list | tuple):

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.errors import ModelFileError
+from rwkv_edge.errors import ModelFileError, quoted
+from rwkv_edge.machine.mapping import map_file
 from rwkv_edge.quant.formats import FORMATS
-from rwkv_edge.weights.mapping import map_file
-from rwkv_edge.weights.raw import RawFile, float_tensor, quoted
+from rwkv_edge.weights.raw import RawFile, float_tensor
 from rwkv_edge.weights.tensor import FLOAT_STORAGE, Tensor
 
 MAGIC = struct.pack("<I", 0x67676D66)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.errors import ModelFileError
-from rwkv_edge.weights.mapping import map_file
-from rwkv_edge.weights.raw import RawFile, float_tensor, quoted, shape_problem
+from rwkv_edge.errors import ModelFileError, quoted
+from rwkv_edge.machine.mapping import map_file
+from rwkv_edge.weights.raw import RawFile, float_tensor, shape_problem
 from rwkv_edge.weights.strict_json import JsonRefused, parse_object
 from rwkv_edge.weights.tensor import FLOAT_STORAGE, Tensor
 

@@ -123,3 +123,7 @@ class Weights:
     @property
     def nbytes(self) -> int:
         return sum(t.nbytes for t in self.tensors.values())
+
+    def without_file(self) -> "Weights":
+        """What is left where nothing may refer to the file's mapping any more."""
+        return replace(self, tensors={}, hints=Hints(), metadata={})

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rwkv_edge.weights.raw import quoted
+from rwkv_edge.errors import quoted
 
 MAX_INSTRUCTIONS = 300_000  # about 36 a tensor, and the largest RWKV has 2500
 MAX_MARKS = 64  # open brackets; a checkpoint has 4

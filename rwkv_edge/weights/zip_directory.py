@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.errors import ModelFileError
-from rwkv_edge.weights.mapping import prefetch
-from rwkv_edge.weights.raw import quoted
+from rwkv_edge.errors import ModelFileError, quoted
+from rwkv_edge.machine.mapping import prefetch
 
 MAX_ENTRIES = 100_000  # the largest RWKV has about 3000 tensors
 MAX_COMMENT = 0xFFFF

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from rwkv_edge.arch.fingerprint import fingerprint
 from rwkv_edge.errors import InputError, ModelFileError, StateError
-from rwkv_edge.plan import PlanBuilder, Slot
+from rwkv_edge.plan import PlanBuilder
+from rwkv_edge.slot import Slot
 from rwkv_edge.state import State
 from rwkv_edge.weights import open_weights
 from tests.checkpoints.gguf import write_gguf

@@ -9,8 +9,8 @@ import pytest
 
 from bench.open_file import pth_pieces, write_sparse
 from rwkv_edge.errors import ModelFileError
+from rwkv_edge.machine.mapping import read_small_file
 from rwkv_edge.weights import open_weights, read_raw
-from rwkv_edge.weights.mapping import read_small_file
 from tests.checkpoints.pth import write_pth
 from tests.checkpoints.safetensors import file_bytes, write_safetensors
 from tests.checkpoints.tiny import tiny
@@ -84,7 +84,7 @@ COLD = """
 import mmap, os, resource, sys
 from pathlib import Path
 from rwkv_edge.weights import zip_directory
-from rwkv_edge.weights.mapping import map_file
+from rwkv_edge.machine.mapping import map_file
 def waits():
     return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 path = Path(sys.argv[1])

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from rwkv_edge import plan as p
 from rwkv_edge.errors import BackendError
 from rwkv_edge.quant.formats import FORMATS
+from rwkv_edge.slot import Slot
 from rwkv_edge_cpu.code.machine_code import KernelName, kernel_name
 from rwkv_edge_cpu.code.target import Target
 from rwkv_edge_cpu.run.matrices import (
@@ -53,7 +54,7 @@ class Work:
     shared: Operand | None = None
     heads: int = 1
     parameter: float = 0.0
-    slot: p.Slot | None = None
+    slot: Slot | None = None
     slot_size: int = 0
     scratch: int = 0
 

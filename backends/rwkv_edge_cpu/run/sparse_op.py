@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge import plan as p
+from rwkv_edge.machine.mapping import release
 from rwkv_edge.machine.memory import available_memory
 from rwkv_edge.quant.formats import FORMATS
-from rwkv_edge.weights.mapping import release
 from rwkv_edge.weights.tensor import Tensor
 from rwkv_edge_cpu.code.machine_code import KernelName, address, kernel_name
 from rwkv_edge_cpu.code.target import Target

@@ -1,8 +1,8 @@
 """Whose names a file uses, and from those to ours (BlinkDL's names, matrices as [out, in], vectors flat)."""
 from importlib import import_module
 
-from rwkv_edge.errors import ModelFileError
-from rwkv_edge.weights.raw import RawFile, quoted
+from rwkv_edge.errors import ModelFileError, quoted
+from rwkv_edge.weights.raw import RawFile
 from rwkv_edge.weights.tensor import Weights
 
 # Modules with `recognise(raw)` and `to_ours(raw)`. Some formats imply their names; for the others the modules are asked

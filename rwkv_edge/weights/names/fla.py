@@ -6,9 +6,9 @@ early 2025 hold the six x_* in one tensor x_x [6, C]. Source: fla/models/rwkv7 a
 import re
 from collections.abc import Iterator
 
-from rwkv_edge.errors import ModelFileError
+from rwkv_edge.errors import ModelFileError, quoted
 from rwkv_edge.weights.names.shapes import weights_of
-from rwkv_edge.weights.raw import RawFile, quoted
+from rwkv_edge.weights.raw import RawFile
 from rwkv_edge.weights.tensor import Tensor, Weights
 
 OURS: dict[str, str] = {

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from rwkv_edge.errors import ModelFileError
-from rwkv_edge.weights.raw import RawFile, quoted
+from rwkv_edge.errors import ModelFileError, quoted
+from rwkv_edge.weights.raw import RawFile
 from rwkv_edge.weights.tensor import Hints, Tensor, Weights
 
 # Our name; or our names of the parts that a fused tensor holds along its first axis; or None for what no one reads.

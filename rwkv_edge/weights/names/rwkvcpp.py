@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.errors import ModelFileError
+from rwkv_edge.errors import ModelFileError, quoted
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.names.shapes import weights_of
-from rwkv_edge.weights.raw import RawFile, quoted
+from rwkv_edge.weights.raw import RawFile
 from rwkv_edge.weights.tensor import Tensor, Weights
 
 FUSED = "att.x_rwkvag"

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from rwkv_edge.errors import ModelFileError
-from rwkv_edge.weights.raw import RawFile, quoted
+from rwkv_edge.errors import ModelFileError, quoted
+from rwkv_edge.weights.raw import RawFile
 from rwkv_edge.weights.tensor import Hints, Tensor, Weights
 
 # Stored as [C], [1, 1, C] or [1, C]; ours [C].
