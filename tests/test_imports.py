@@ -36,7 +36,7 @@ def modules_behind(statement: str) -> Iterator[str]:
 
 def test_a_model_is_imported_without_what_opens_and_runs_one() -> None:
     ours = {"arch", "auto", "chat", "convert", "ingest", "plan", "quant", "registry", "strategy", "weights"}
-    others = {"numba", "llvmlite", "wgpu", "pyopencl", "numpy.random", "asyncio", "logging", "hashlib", "json"}
+    others = {"numba", "llvmlite", "wgpu", "pyopencl", "numpy.random", "asyncio", "logging", "hashlib"}
     loaded = set(modules_behind("from rwkv_edge import Model"))
     assert "rwkv_edge.model" in loaded
     assert loaded & (others | {f"rwkv_edge.{name}" for name in ours}) == set()
