@@ -1,4 +1,4 @@
-"""What formats with a grid need beyond the search in encode_symmetric.py: quant/encode/codebook.py, compiled."""
+"""What formats with a grid need beyond the search in symmetric.py: quant/encode/codebook.py, compiled."""
 import numpy as np
 
 from rwkv_edge_cpu.code.intrinsics import floats, int32s, uint8s, uint16s
@@ -23,7 +23,7 @@ from rwkv_edge_cpu.encode.layout import (
 KEYS = 4096  # four levels of 3 bits
 BYTE, ONE_BYTE, TWO_BYTES, THREE_BYTES = np.int32(255), np.int32(8), np.int32(16), np.int32(24)
 
-# Arrays of the lanes, behind those of encode_symmetric.py:
+# Arrays of the lanes, behind those of symmetric.py:
 ODD, CHEAPEST, LEAST_DISTANCE, SUM = (3 * N + i * LANES for i in range(19, 23))
 FOUND = 3 * N + 23 * LANES  # rows of the grid, [size // 4, LANES]
 
