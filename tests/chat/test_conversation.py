@@ -70,7 +70,7 @@ def test_whatever_happens_the_state_has_read_the_conversation(
                 for _ in zip(range(pieces), reply, strict=False):
                     pass
                 reply.close()
-            text, pending = chat._place.text.encode(), chat._read(chat._place)[1]
+            text, pending = chat._point.text.encode(), chat._read(chat._point)[1]
             half = chat.state.tokens_seen + len(pending) - len(text)
             if half:  # cut inside a character whose start was read, so that it is no part of the text
                 assert 0 < half < 4
@@ -188,7 +188,7 @@ def test_checkpoints_that_were_let_go_are_made_again(
     chat = world_model.chat()
     for n in range(5):
         chat.ask(f"Q{n}").read()
-    assert sum(turn.place.state is not None for turn in chat._turns) == 2
+    assert sum(turn.point.state is not None for turn in chat._turns) == 2
     for _ in range(4):
         chat.undo()
     script.will_answer(" B")

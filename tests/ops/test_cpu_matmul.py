@@ -217,11 +217,12 @@ def test_products_for_several_instruction_sets_in_turn(monkeypatch: pytest.Monke
     executables = []
     for name in instruction_sets():
         monkeypatch.setenv(OVERRIDE, name)
-        executables.append(cpu.compile(plan, threads=2))
+        executables.append(cpu.compile(plan, CompileOptions(threads=2)))
     exact = x.astype(np.float64) @ weight.decode().astype(np.float64).T
     batch = Batch(np.arange(5, dtype=np.int32), [5], [np.zeros(0, np.float32)], np.zeros(0, np.int32))
     for executable in executables * 2:
-        np.testing.assert_allclose(executable.run(batch), exact, rtol=0, atol=0.02 * np.abs(exact).max())
+        (found,) = executable.run(batch)
+        np.testing.assert_allclose(found, exact, rtol=0, atol=0.02 * np.abs(exact).max())
     for executable in executables:
         executable.close()
 
