@@ -28,7 +28,7 @@ class Lora:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Opened:
+class OpenedModel:
     """weights: the file's.  compiled: what runs them.  tokens_at_once: at most, in a run."""
 
     weights: Weights
@@ -39,14 +39,14 @@ class Opened:
 
 def opened(
     path: str | Path, strategy: str | None, options: CompileOptions, lora: Lora, cache: bool, progress: Progress | None
-) -> Opened:
+) -> OpenedModel:
     """See `rwkv_edge.Model`, whose arguments these are."""
     if cache and lora.path is not None:
         raise InputError("a model with a LoRA is not kept: leave out cache")
     wanted = default_strategy() if strategy is None else parse(strategy)
     weights = _weights(path, wanted, options, lora, cache, progress)
     result = compiled(build_plan(weights), wanted, options, progress=progress)
-    return Opened(weights, read_shape(weights), result, _tokens_at_once(result))
+    return OpenedModel(weights, read_shape(weights), result, _tokens_at_once(result))
 
 
 def _weights(

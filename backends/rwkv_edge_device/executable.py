@@ -24,7 +24,7 @@ Variant = tuple[bool, int, int]  # one token each; tokens at a time in matrix pr
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layout:
+class RunLayout:
     """Of runs of one shape. arena: bytes.  outputs_begin: of the rows with outputs there, in numbers.
 
     results: bytes before each.  grids: of each step.
@@ -69,7 +69,7 @@ class DeviceExecutable:
         self._arena, self._inputs = GrowableMemory(driver, "activations"), GrowableMemory(driver, "inputs")
         self._state_size = plan.state_size
         self._most_rows = self._rows_that_fit()
-        self._layouts: dict[tuple[bool, RunShape], Layout] = {}
+        self._layouts: dict[tuple[bool, RunShape], RunLayout] = {}
         self._steps: dict[Variant, list[Step]] = {}
         self._recordings: dict[Variant, Any] = {}
         self._recorded_with: tuple[Any, ...] = (None,) * 4
@@ -168,7 +168,7 @@ class DeviceExecutable:
             if rows.size:
                 self.driver.read(self._arena.memory, begin, rows)
 
-    def _layout(self, one_each: bool, shape: RunShape) -> Layout:
+    def _layout(self, one_each: bool, shape: RunShape) -> RunLayout:
         if (layout := self._layouts.get((one_each, shape))) is not None:
             return layout
         variant = one_each, tokens_at_once(shape.rows), tokens_at_once(shape.outputs)
@@ -181,7 +181,7 @@ class DeviceExecutable:
         grids = [step.grid(shape) for step in self._steps_of(variant)]
         if len(self._layouts) > 256:
             self._layouts.clear()
-        layout = Layout(variant, 4 * arena.floats(shape.rows, shape.outputs), begin, results, grids)
+        layout = RunLayout(variant, 4 * arena.floats(shape.rows, shape.outputs), begin, results, grids)
         self._layouts[one_each, shape] = layout
         return layout
 

@@ -13,7 +13,7 @@ from rwkv_edge.strategy.memory import readable
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Listed:
     """A backend as it is on this machine. reason: why it is not available, and the command that would change it.
 
     automatic: whether `auto` may take it.  speeds: of the devices, bytes of weights a second, or why one has none.
@@ -48,19 +48,19 @@ def run(args: argparse.Namespace) -> None:
     print(f'"auto" takes {automatic}' if automatic else '"auto" finds nothing here')
 
 
-def backends() -> list[Found]:
+def backends() -> list[Listed]:
     """All that are installed, in the order of `auto`."""
     return [_found(name) for name in order.by_speed()]
 
 
-def measured() -> list[Found]:
+def measured() -> list[Listed]:
     """The same with speeds, measured now; `auto` goes by them from here on."""
     speeds = {each.name: tuple(_speeds(each)) for each in map(_found, registry.installed()) if each.available}
     order.by_speed(anew=True)
     return [replace(each, speeds=speeds.get(each.name, ())) for each in backends()]
 
 
-def _speeds(found: Found) -> Iterator[float | str]:
+def _speeds(found: Listed) -> Iterator[float | str]:
     backend = registry.load(found.name)
     for i, device in enumerate(found.devices):
         try:
@@ -69,21 +69,21 @@ def _speeds(found: Found) -> Iterator[float | str]:
             yield str(error)
 
 
-def _found(name: str) -> Found:
+def _found(name: str) -> Listed:
     availability = registry.availability(name)
     if not availability.available:
-        return Found(name, False, False, availability.reason, ())
+        return Listed(name, False, False, availability.reason, ())
     backend = registry.load(name)
     try:
         devices = tuple(backend.devices()) if isinstance(backend, ListsDevices) else ()
     except BackendError as error:
-        return Found(name, False, False, str(error), ())
+        return Listed(name, False, False, str(error), ())
     except Exception as error:  # a third party's package may fail in any way
-        return Found(name, False, False, f"{type(error).__name__}: {error}", ())
-    return Found(name, True, availability.automatic, "", devices)
+        return Listed(name, False, False, f"{type(error).__name__}: {error}", ())
+    return Listed(name, True, availability.automatic, "", devices)
 
 
-def lines(backend: Found) -> list[str]:
+def lines(backend: Listed) -> list[str]:
     if not backend.available:
         return [f"not available: {backend.reason}"]
     numbered = len(backend.devices) > 1

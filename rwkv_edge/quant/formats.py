@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class BlockFormat:
+class StorageFormat:
     """One way to store weights.
 
     name: lower-case ggml name.  ggml_type: its id in GGUF files.
@@ -36,27 +36,27 @@ class BlockFormat:
 
 
 _TABLE = (
-    BlockFormat("f32", 0, 1, 4),
-    BlockFormat("f16", 1, 1, 2),
-    BlockFormat("bf16", 30, 1, 2),
-    BlockFormat("q4_0", 2, 32, 18),
-    BlockFormat("q4_1", 3, 32, 20),
-    BlockFormat("q5_0", 6, 32, 22),
-    BlockFormat("q5_1", 7, 32, 24),
-    BlockFormat("q8_0", 8, 32, 34),
-    BlockFormat("q2_k", 10, 256, 84),
-    BlockFormat("q3_k", 11, 256, 110),
-    BlockFormat("q4_k", 12, 256, 144),
-    BlockFormat("q5_k", 13, 256, 176),
-    BlockFormat("q6_k", 14, 256, 210),
-    BlockFormat("iq3_xxs", 18, 256, 98),
-    BlockFormat("iq4_nl", 20, 32, 18),
-    BlockFormat("iq3_s", 21, 256, 110),
-    BlockFormat("iq4_xs", 23, 256, 136),
+    StorageFormat("f32", 0, 1, 4),
+    StorageFormat("f16", 1, 1, 2),
+    StorageFormat("bf16", 30, 1, 2),
+    StorageFormat("q4_0", 2, 32, 18),
+    StorageFormat("q4_1", 3, 32, 20),
+    StorageFormat("q5_0", 6, 32, 22),
+    StorageFormat("q5_1", 7, 32, 24),
+    StorageFormat("q8_0", 8, 32, 34),
+    StorageFormat("q2_k", 10, 256, 84),
+    StorageFormat("q3_k", 11, 256, 110),
+    StorageFormat("q4_k", 12, 256, 144),
+    StorageFormat("q5_k", 13, 256, 176),
+    StorageFormat("q6_k", 14, 256, 210),
+    StorageFormat("iq3_xxs", 18, 256, 98),
+    StorageFormat("iq4_nl", 20, 32, 18),
+    StorageFormat("iq3_s", 21, 256, 110),
+    StorageFormat("iq4_xs", 23, 256, 136),
 )
 
-FORMATS: dict[str, BlockFormat] = {f.name: f for f in _TABLE}
-BY_GGML_TYPE: dict[int, BlockFormat] = {f.ggml_type: f for f in _TABLE}
+FORMATS: dict[str, StorageFormat] = {f.name: f for f in _TABLE}
+BY_GGML_TYPE: dict[int, StorageFormat] = {f.ggml_type: f for f in _TABLE}
 
 # ggml types that exist but that no RWKV file people have uses; named so that the refusal can say what was found.
 UNSUPPORTED_GGML_TYPES: dict[int, str] = {

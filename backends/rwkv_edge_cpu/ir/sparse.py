@@ -86,7 +86,7 @@ def _lowest(b: ir.IRBuilder, bits: ir.Value) -> ir.Value:
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
+class KeyProduct:
     """The operands of one tile's product. x: the activation row as bytes, see ir/quantized.py; plain floats do not read it.
 
     tile, following: addresses of the tile and of what this thread will probably read next.  sums: float32 [width], the result.
@@ -132,7 +132,7 @@ class Product:
 class KeyGroup:
     """A group of keys in a tile. header: address of its block.  inside: its number there.  codes: address of its first key."""
 
-    product: Product
+    product: KeyProduct
     group: ir.Value
     header: ir.Value
     inside: ir.Value
@@ -141,7 +141,7 @@ class KeyGroup:
     fours: ir.Value
 
     @staticmethod
-    def of(p: Product, group: ir.Value, tile: ir.Value) -> "KeyGroup":
+    def of(p: KeyProduct, group: ir.Value, tile: ir.Value) -> "KeyGroup":
         b, lies = p.b, p.lies
         key_bytes = b.udiv(b.mul(p.width, I64(lies.bits)), I64(8))
         block, inside = b.udiv(group, I64(lies.groups)), b.urem(group, I64(lies.groups))
@@ -296,12 +296,12 @@ def _codes(b: ir.IRBuilder, cpu: Target, lies: KeyMajor, codes: ir.Value) -> lis
 
 
 def sparse_product(cpu: Target, format: str) -> Any:
-    """An intrinsic product(tile, following, width, x, n, counts, indices, values, sums), see Product: adds to `sums`."""
+    """An intrinsic product(tile, following, width, x, n, counts, indices, values, sums), see KeyProduct: adds to `sums`."""
 
     @intrinsic
     def product(typingctx, tile, following, width, x, n, counts, indices, values, sums):
         def codegen(context, b, signature, args):
-            Product(b, cpu, format, key_major(format), *args).add_all()
+            KeyProduct(b, cpu, format, key_major(format), *args).add_all()
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 9), codegen
