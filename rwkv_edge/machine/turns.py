@@ -2,7 +2,7 @@
 import os
 import threading
 from collections.abc import Callable
-from weakref import WeakSet
+from weakref import ref
 
 
 class Turns:
@@ -16,7 +16,7 @@ class Turns:
     def __init__(self, *, reentrant: bool = False, in_child: Callable[[], object] | None = None) -> None:
         self._new, self._in_child = threading.RLock if reentrant else threading.Lock, in_child
         self.lock = self._new()
-        _all.add(self)
+        _add(self)
 
     def renew(self) -> None:
         self.lock = self._new()
@@ -24,12 +24,21 @@ class Turns:
             self._in_child()
 
 
-_all: WeakSet[Turns] = WeakSet()
+_all: list[ref[Turns]] = []  # no WeakSet: it would run code when one dies, and an interrupt there ends in a traceback
+_adding = threading.Lock()
+
+
+def _add(turns: Turns) -> None:
+    with _adding:
+        _all[:] = [*(known for known in _all if known() is not None), ref(turns)]
 
 
 def _renew_all() -> None:
-    for turns in _all:
-        turns.renew()
+    global _adding
+    _adding = threading.Lock()
+    for known in _all:
+        if (turns := known()) is not None:
+            turns.renew()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,5 +1,6 @@
 """A lock that a forked child finds free."""
 import os
+from weakref import getweakrefs, ref
 
 import pytest
 
@@ -33,3 +34,12 @@ def test_a_child_forgets_what_is_of_no_use_there() -> None:
     assert exit_code(child) == 0
     assert threads == ["of the parent"]
     del turns
+
+
+def test_nothing_runs_when_one_dies_which_an_interrupt_could_hit() -> None:
+    turns = Turns()
+    assert all(known.__callback__ is None for known in getweakrefs(turns))
+    dead = ref(turns)
+    del turns
+    assert dead() is None
+    Turns()  # forgets it
