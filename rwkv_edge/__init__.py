@@ -11,7 +11,7 @@ from rwkv_edge.version import __version__
 
 if TYPE_CHECKING:
     from rwkv_edge.chat import Chat, Message, Reply
-    from rwkv_edge.convert.quantize import quantize
+    from rwkv_edge.convert.files import quantize
     from rwkv_edge.errors import (
         BackendError,
         InputError,
@@ -73,7 +73,7 @@ HOMES = {
     "StrategyError": "errors",
     "TextStream": "text.generation",
     "TokenizerError": "errors",
-    "quantize": "convert.quantize",
+    "quantize": "convert.files",
 }
 
 

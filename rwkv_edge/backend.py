@@ -11,6 +11,9 @@ if TYPE_CHECKING:  # who only holds an executable needs neither
     from rwkv_edge.weights.tensor import Tensor
 
 
+TOKENS_PER_RUN = 512  # at most: a longer prompt goes through in pieces, which bounds the activations' memory
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The input of one run: T tokens of S segments.
@@ -97,7 +100,7 @@ class Traits:
     precisions: of activations and states, those that `compile` offers.
     stands_in_for: names of backends that it replaces in a strategy where they cannot work: it computes on the same processor.
     needs_device: computes elsewhere than on this machine's processor; what a strategy for another engine means by `cuda`.
-    definition: computes what `rwkv_edge.plan` says, so that others are tested against it.
+    definition: computes what `rwkv_edge.plan` says, so that others are tested against it; there is one such.
     """
 
     rank: int = 100

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkv_edge.backend import CompileOptions
+from rwkv_edge.backend import TOKENS_PER_RUN, CompileOptions
 from rwkv_edge.errors import InputError
 from rwkv_edge.feeding import Feeder, Tokens, checked_tokens
 from rwkv_edge.machine.turns import Turns
@@ -243,8 +243,8 @@ class Model:
         states = self._checked_states(None if state is None else [state], 1)
 
         def rows() -> Iterator[NDArray[Any]]:
-            for start in range(0, len(tokens), self._tokens_at_once):
-                piece = tokens[start : start + self._tokens_at_once]
+            for start in range(0, len(tokens), TOKENS_PER_RUN):
+                piece = tokens[start : start + TOKENS_PER_RUN]
                 with self._turns.lock:
                     (found,) = self._hidden_feeder().run([piece], states, pooling == "mean")
                 yield np.atleast_2d(found)

@@ -3,12 +3,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rwkv_edge.arch import ModelShape, build_plan, read_shape
-from rwkv_edge.backend import CompileOptions, LimitsRuns
+from rwkv_edge.backend import TOKENS_PER_RUN, CompileOptions, LimitsRuns
 from rwkv_edge.errors import InputError
 from rwkv_edge.plan import MatMul
 from rwkv_edge.progress import Progress
 from rwkv_edge.strategy import Compiled, Strategy, compiled, default_strategy, parse
-from rwkv_edge.strategy.memory import TOKENS_PER_RUN
 from rwkv_edge.weights import Weights, open_weights
 
 PRODUCTS_PER_RUN = 200e9  # at most: bounds the time until an interrupt is seen, about half a second on two fast cores

@@ -2,6 +2,8 @@
 
 The core names no backend: each is found through the entry-point group `rwkv_edge.backends`, so another one is a pip install.
 """
+import sys
+from functools import cache
 from typing import TYPE_CHECKING
 
 from rwkv_edge.backend import Availability, Backend, Traits
@@ -15,7 +17,13 @@ GROUP = "rwkv_edge.backends"
 
 def installed() -> "dict[str, EntryPoint]":
     """Name -> entry point, without importing any of them."""
-    from importlib.metadata import entry_points  # takes 15 ms, which `import rwkv_edge` does not need
+    return dict(_installed(tuple(sys.path)))
+
+
+@cache
+def _installed(path: tuple[str, ...]) -> "dict[str, EntryPoint]":
+    """On this path: each look at it takes milliseconds, and there are some in every start."""
+    from importlib.metadata import entry_points
 
     return {point.name: point for point in entry_points(group=GROUP)}
 

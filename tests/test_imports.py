@@ -3,22 +3,25 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from typing import Any
 
 import pytest
 
 PACKAGES = "rwkv_edge", "rwkv_edge_numpy", "rwkv_edge_cpu", "rwkv_edge_device", "rwkv_edge_webgpu", "rwkv_edge_opencl"
-grimp = pytest.importorskip("grimp")
 
 
-def test_no_file_imports_another_that_imports_it() -> None:
+@pytest.fixture(scope="module")
+def graph() -> Any:
+    return pytest.importorskip("grimp").build_graph(*PACKAGES, cache_dir=None)
+
+
+def test_no_file_imports_another_that_imports_it(graph: Any) -> None:
     """A package's own file and those in it included; imports in functions, and for types, too."""
-    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
     TopologicalSorter({module: graph.find_modules_directly_imported_by(module) for module in graph.modules}).prepare()
 
 
-def test_the_graph_has_every_import() -> None:
+def test_the_graph_has_every_import(graph: Any) -> None:
     """What the other test would not see, were it empty or blind to some."""
-    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
     imports = [
         ("rwkv_edge.model", "rwkv_edge.weights"),  # only for types
         ("rwkv_edge.model", "rwkv_edge.ingest"),  # in a function

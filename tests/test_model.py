@@ -8,13 +8,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from rwkv_edge_numpy.executable import NumpyExecutable
 
-from rwkv_edge import InputError, Model, ModelFileError, PromptWarning, Sampler, Sampling, State, StateError
-from rwkv_edge.backend import Batch, HoldsStates
+from rwkv_edge import InputError, Model, ModelFileError, PromptWarning, Sampler, Sampling, State, StateError, registry
+from rwkv_edge.backend import Batch, HoldsStates, Traits
+from rwkv_edge.convert.model_cache import ModelCacheWarning
+from rwkv_edge.plan import Wkv7
+from rwkv_edge.strategy import FallbackWarning, StrategyNotice
 from tests.checkpoints.tiny import Checkpoint, tiny
 
 TinyPth = Callable[[str], Path]
@@ -239,3 +243,26 @@ def test_a_state_round_trips_through_a_file(byte_model: Model, tmp_path: Path) -
     loaded = State.load(tmp_path / "s")
     assert np.array_equal(loaded.data, state.data)
     assert loaded.tokens_seen == 3
+
+
+def test_what_a_start_warns_about_points_at_the_line_that_opened_the_model(
+    tiny_pth: TinyPth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it is shown once for each such line, and filters by module work."""
+    path = tiny_pth("7")
+    with pytest.warns(FallbackWarning, match="on this machine") as caught:
+        Model(path, "cuda fp32").close()
+    assert caught[0].filename == __file__
+    with pytest.warns(StrategyNotice, match="within") as caught:
+        Model(path, "numpy <1GB").close()
+    assert caught[0].filename == __file__
+    monkeypatch.setattr("rwkv_edge.machine.user_cache.folders", lambda name: [])
+    with pytest.warns(ModelCacheWarning, match="there is no cache directory") as caught:
+        Model(path, "numpy q8", cache=True).close()
+    assert caught[0].filename == __file__
+    npu = Mock(wraps=registry.load("numpy"), traits=Traits(), supports=lambda op: not isinstance(op, Wkv7))
+    npu.name = "npu"
+    monkeypatch.setattr("rwkv_edge.auto.candidates", lambda: iter([npu, registry.load("numpy")]))
+    with pytest.warns(FallbackWarning, match="running on the numpy backend: the npu backend has no kernel for Wkv7") as caught:
+        Model(path).close()
+    assert caught[0].filename == __file__

@@ -1,5 +1,7 @@
 """A short name for a model's identity, the same whatever file format or quantization it came in."""
 
+import hashlib
+
 import numpy as np
 
 from rwkv_edge.arch.shape import read_shape
@@ -19,8 +21,6 @@ def fingerprint(weights: Weights) -> str:
 
     Raises ModelFileError where the tensors are missing.
     """
-    import hashlib  # slow to import, and `import rwkv_edge` comes through here
-
     shape = read_shape(weights)
     digest = hashlib.sha256(f"{shape.version} {shape.n_layer} {shape.n_embd} {shape.n_head}".encode())
     for name in (*(f"blocks.{i}.ln1.weight" for i in range(shape.n_layer)), "ln_out.weight"):

@@ -44,7 +44,7 @@ def by_speed(anew: bool = False) -> list[str]:
         return known
     if not anew and isinstance(known, float) and time.time() - known > PATIENCE:
         ordered = list(ranked())
-        logger.warning(UNFINISHED, ordered[0])
+        logger.warning(UNFINISHED, next(iter(ordered), "nothing"))
         return ordered
     if anew or not isinstance(known, float):
         findings.remember("order", time.time(), *key)

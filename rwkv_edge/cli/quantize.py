@@ -6,8 +6,8 @@ from types import FrameType
 
 from rwkv_edge.cli.progress import ProgressBar
 from rwkv_edge.convert.calibrate import FEWEST_TOKENS, MOST_TOKENS
+from rwkv_edge.convert.files import quantize
 from rwkv_edge.convert.mix import DEFAULT, MIXES
-from rwkv_edge.convert.quantize import quantize
 
 DESCRIPTION = """\
 Write a model to another file: quantized, or converted. Tensor by tensor: a 3 GB model needs no 3 GB of memory.

@@ -1,6 +1,6 @@
 """Formats into formats: model files from model files, and matrices for a strategy.
 
-    quantize.py       a model file from a model file: `quantize`
+    files.py          a model file from a model file: `quantize`
     mix.py            which format a tensor gets: what a type means
     entry.py          what will be written: tensors made of views of others
     encoding.py       entries to bytes, by a few threads

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from rwkv_edge import auto
 from rwkv_edge.backend import Encoder
-from rwkv_edge.convert.encoding import cores, encoded
+from rwkv_edge.convert.encoding import cores, encoded, encoder_for
 from rwkv_edge.convert.entry import Entry
 from rwkv_edge.convert.mix import MIXES, mix_of
 from rwkv_edge.errors import ModelFileError
@@ -100,9 +99,9 @@ class Conversions:
         if not any(id(tensor) in self._changing for tensor in tensors):
             yield from tensors
             return
-        from concurrent.futures import ThreadPoolExecutor  # slow to import, and `import rwkv_edge` comes through here
+        from concurrent.futures import ThreadPoolExecutor  # slow to import, and every model comes through here
 
-        encoder = auto.encoder()
+        encoder = encoder_for(format for _, format in self._changing.values())
         with ThreadPoolExecutor(self._threads) as pool:
             try:
                 begun = (Conversion.begin(pool, tensor, self.format(tensor), encoder) for tensor in tensors)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkv_edge import auto
 from rwkv_edge.backend import Encoder
 from rwkv_edge.convert.entry import Entry
 from rwkv_edge.errors import InputError, ModelFileError
 from rwkv_edge.machine.mapping import release
 from rwkv_edge.progress import Progress
+from rwkv_edge.quant.encode import encode as definition
 from rwkv_edge.quant.floats import encode_floats
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import Tensor
@@ -29,6 +31,11 @@ Importance = Mapping[str, NDArray[np.float32]]
 def cores() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def encoder_for(formats: Iterable[str]) -> Encoder:
+    """The fastest here where one of the formats has blocks; the others ask no encoder, and no backend is loaded for them."""
+    return definition if all(FORMATS[format].is_float for format in formats) else auto.encoder()
 
 
 def write_entries(

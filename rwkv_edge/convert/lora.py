@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkv_edge.arch import UNUSED
-from rwkv_edge.auto import encoder
-from rwkv_edge.convert.encoding import cores
+from rwkv_edge.backend import Encoder
+from rwkv_edge.convert.encoding import cores, encoder_for
 from rwkv_edge.errors import InputError, ModelFileError, quoted
 from rwkv_edge.machine.mapping import release
 from rwkv_edge.quant.floats import encode_floats
@@ -59,9 +59,10 @@ def with_lora(weights: Weights, path: str | Path | None, alpha: float | None, in
         used += first.tensors.values()
         _add_first_factors(parts, first)
     tensors = {**weights.tensors, **_replacements(weights, file, others)}
+    encoder = encoder_for(tensor.format for tensor in tensors.values())
     for name, of_matrix in parts.items():
         patch = Patch(file.path, weights.path, _target(file, weights, tensors, name, of_matrix), of_matrix)
-        tensors[patch.target.name] = merged(patch, alpha, weights.hints.divisor(patch.target.name))
+        tensors[patch.target.name] = merged(patch, alpha, weights.hints.divisor(patch.target.name), encoder)
     return replace(weights, tensors=tensors, adapter=_digest(used, alpha))
 
 
@@ -183,15 +184,15 @@ class Patch:
         return ModelFileError(f"{self.path}: {found}, expected {expected} for {self.target.name} of {self.model}")
 
 
-def merged(patch: Patch, alpha: float | None, factor: float) -> Tensor:
+def merged(patch: Patch, alpha: float | None, factor: float, encoder: Encoder) -> Tensor:
     """The matrix with the patch in it, in its own format. factor: see `Hints.divisor`.
 
     Products are made in large pieces and by one thread, because BLAS brings its own threads; encoding is shared by all cores.
     """
-    from concurrent.futures import ThreadPoolExecutor  # slow to import, and `import rwkv_edge` comes through here
+    from concurrent.futures import ThreadPoolExecutor  # slow to import
 
     tensor, adapters = patch.target, list(patch.adapters(alpha))
-    encode = encode_as_float if FORMATS[tensor.format].is_float else encoder()
+    encode = encode_as_float if FORMATS[tensor.format].is_float else encoder
     out = np.empty(tensor.data.shape, tensor.data.dtype)
     width = tensor.shape[1]
     step, part = max(1, WEIGHTS_A_PRODUCT // width), max(1, WEIGHTS_A_PART // width)

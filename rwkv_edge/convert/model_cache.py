@@ -18,8 +18,8 @@ from rwkv_edge import quant
 from rwkv_edge.arch import read_shape
 from rwkv_edge.arch.fingerprint import fingerprint
 from rwkv_edge.convert.entry import Entry
+from rwkv_edge.convert.files import write_gguf
 from rwkv_edge.convert.mix import MATRIX, mix_of
-from rwkv_edge.convert.quantize import write_gguf
 from rwkv_edge.convert.replacing import remove_abandoned
 from rwkv_edge.convert.to_gguf import gguf_entries
 from rwkv_edge.errors import ModelFileError, OutputError
@@ -53,7 +53,7 @@ def kept(weights: Weights, type: str, *, threads: int | None = None, progress: P
         reason = f"{error.filename or 'its file'}: {str(error.strerror or error).lower()}"
     except (OutputError, ModelFileError) as error:
         reason = str(error)
-    warnings.warn(f"the converted model is not kept: {reason}", ModelCacheWarning, stacklevel=3)
+    warnings.warn(f"the converted model is not kept: {reason}", ModelCacheWarning, stacklevel=5)
     return weights
 
 

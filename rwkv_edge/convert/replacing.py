@@ -75,7 +75,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def _check_space(target: Path, size: int) -> None:
-    import shutil  # slow to import, and `import rwkv_edge` comes through here
+    import shutil  # slow to import
 
     free = shutil.disk_usage(target.parent).free
     if size > free:

@@ -83,7 +83,7 @@ def _header(slots: Sequence[Slot], metadata: Mapping[str, str]) -> bytes:
 
 def _write_whole(path: Path, header: bytes, data: NDArray[Any]) -> None:
     """Both under a passing name in the same directory, onto the disk, then renamed: no crash leaves half a file."""
-    import secrets  # slow to import, and `import rwkv_edge` comes through here
+    import secrets  # slow to import, and few write states
 
     passing = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:

@@ -64,5 +64,5 @@ def _chosen(part: Part, word: str | None, resident: int | None, sizes: Sizes, bu
         what += f" for {resident} layers, the other {n - resident} of {n} (with the head) are read from the file at every step"
         chosen = replace(part, weight_format=weight_format, layers=resident, streams=True)
     told = f"within {readable(budget)}: {what}, {readable(need.total)}"
-    warnings.warn(told, StrategyNotice, stacklevel=5)
+    warnings.warn(told, StrategyNotice, stacklevel=6)
     return Strategy((chosen,))

@@ -89,7 +89,7 @@ def compiled(
     refusals: list[BackendError] = []
     for backend in auto.candidates():
         if refusals:
-            warnings.warn(f"running on the {backend.name} backend: {refusals[-1]}", FallbackWarning, stacklevel=3)
+            warnings.warn(f"running on the {backend.name} backend: {refusals[-1]}", FallbackWarning, stacklevel=4)
         try:
             return _compiled(plan, strategy.parts, [backend], sizes, loading)
         except NotEnoughMemoryError:
@@ -140,7 +140,7 @@ def _seats(parts: Sequence[Part], backends: Sequence[Backend], n_places: int) ->
         if part.streams and moved:
             reader = next(seat.backend.name for seat in seats if seat.streamed)
             told = f"{backend.name} keeps its weights on the device: the {moved} streamed layers run on the {reader} backend"
-            warnings.warn(told, StrategyNotice, stacklevel=5)
+            warnings.warn(told, StrategyNotice, stacklevel=6)
     return seats
 
 
@@ -185,17 +185,22 @@ def _refuse_unsupported(plan: Plan, seats: Sequence[Seat], conversions: Conversi
     """Before anything is converted. Raises BackendError for an op that its backend takes in no form."""
     for _, seat, op in _seated(plan, seats):
         if not any(seat.backend.supports(form) for form in _forms(op, conversions)):
-            matrix = f" of {op.weight.name}, {op.weight.shape}" if isinstance(op, MatMul | Embed) else ""
-            raise BackendError(f"the {seat.backend.name} backend has no kernel for {type(op).__name__}{matrix}")
+            raise _unsupported(seat.backend, op)
 
 
-def _forms(op: Op, conversions: Conversions) -> tuple[Op, ...]:
+def _unsupported(backend: Backend, op: Op) -> BackendError:
+    matrix = f" of {op.weight.name}, {op.weight.shape}" if isinstance(op, MatMul | Embed) else ""
+    return BackendError(f"the {backend.name} backend has no kernel for {type(op).__name__}{matrix}")
+
+
+def _forms(op: Op, conversions: Conversions) -> Iterator[Op]:
     """What a backend may be given for an op, best first; without the numbers of a matrix that is yet to be converted."""
     if not isinstance(op, MatMul | Embed):
-        return (op,)
+        yield op
+        return
     format = conversions.format(op.weight)
-    first = op if format == op.weight.format else replace(op, weight=absent(op.weight, format))
-    return first, replace(op, weight=absent(op.weight, "f32"))
+    yield op if format == op.weight.format else replace(op, weight=absent(op.weight, format))
+    yield replace(op, weight=absent(op.weight, "f32"))
 
 
 def _in_formats(plan: Plan, seats: Sequence[Seat], conversions: Conversions, threads: int | None) -> Plan:
@@ -212,14 +217,15 @@ def _in_formats(plan: Plan, seats: Sequence[Seat], conversions: Conversions, thr
         ops[i] = replace(op, weight=weight)
         if not backend.supports(ops[i]):  # float32 in the file already, in strides that it does not take
             ops[i] = replace(op, weight=replace(weight, data=np.array(weight.data, order="C")))
+            if not backend.supports(ops[i]):
+                raise _unsupported(backend, op)
     return replace(plan, ops=tuple(ops))
 
 
 def _converts(backend: Backend, op: MatMul | Embed, conversions: Conversions) -> bool:
     """Whether the backend takes the matrix as it is stored: the host only keeps that of an `Embed`, to look rows up."""
-    return (
-        isinstance(op, MatMul) and isinstance(backend, CopiesWeights) and backend.supports(_forms(op, conversions)[0])
-    )
+    copies = isinstance(op, MatMul) and isinstance(backend, CopiesWeights)
+    return copies and backend.supports(next(_forms(op, conversions)))
 
 
 def _whole(plan: Plan, seats: Sequence[Seat], conversions: Conversions, options: CompileOptions) -> Executable:

@@ -19,7 +19,7 @@ def backends_for(parts: tuple[Part, ...]) -> list[Backend]:
         if name not in found:
             found[name] = _chosen(part)
     if told := dict.fromkeys(told for _, told in found.values() if told):
-        warnings.warn("; ".join(told), FallbackWarning, stacklevel=4)
+        warnings.warn("; ".join(told), FallbackWarning, stacklevel=5)
     return [found[part.device, part.which][0] for part in parts]
 
 

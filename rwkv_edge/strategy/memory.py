@@ -6,11 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from rwkv_edge.backend import TOKENS_PER_RUN
 from rwkv_edge.convert.conversions import wanted_format
 from rwkv_edge.plan import Embed, MatMul, Plan
 from rwkv_edge.quant.formats import FORMATS
-
-TOKENS_PER_RUN = 512  # at most: a longer prompt goes through in pieces, which bounds the activations' memory
 
 
 @dataclass(frozen=True, slots=True)

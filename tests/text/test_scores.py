@@ -87,7 +87,7 @@ def test_an_embedding_follows_the_state(byte_model: Model) -> None:
 
 
 def test_a_text_of_several_runs_has_the_vectors_of_a_whole(byte_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rwkv_edge.opening.TOKENS_PER_RUN", 20)
+    monkeypatch.setattr("rwkv_edge.model.TOKENS_PER_RUN", 20)
     tokens, state = np.random.default_rng(1).integers(1, 256, 48), byte_model.new_state()
     quarters = [byte_model.embed(quarter, state, pooling="mean") for quarter in np.split(tokens, 4)]  # each is one run
     assert np.allclose(byte_model.embed(tokens, pooling="mean"), np.mean(quarters, axis=0), atol=1e-4)

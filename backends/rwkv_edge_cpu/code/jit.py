@@ -6,7 +6,7 @@
     def row_kernel(cpu: Target, format: str) -> Kernel:                                       one for each target and format,
         return kernel(REDUCTION)(specialized(template, format, dot=block_dot(cpu, format)))   from a template
 
-The program builder names them: kernel_name("kernels.elementwise.add"), kernel_name("kernels.quantized.row_kernel", format). An
+Lowerings name them: kernel_name("kernels.elementwise.add"), kernel_name("kernels.quantized.row_kernel", format). An
 image is for one target, also of a kernel that is written the same for all. It holds nothing of Numba's: a kernel cannot raise,
 allocate or call Python, and of the system only what system.py lists.
 """

@@ -69,10 +69,13 @@ class Workspace:
     def close(self) -> None:
         if self.crew is not None:
             self.crew.team.close()
-        self.forget_crew()
+        self.crew = None
         self.close_memory()
 
     def forget_crew(self) -> None:
+        """In a forked child, which has none of the threads, so that nobody is told to end."""
+        if self.crew is not None:
+            self.crew.team.close.detach()
         self.crew = None
 
 

@@ -1,4 +1,4 @@
-"""What the program has to know of block formats and activations as bytes without loading a compiler: numbers only."""
+"""What records have to know of block formats and activations as bytes without loading a compiler: numbers only."""
 from dataclasses import dataclass
 
 from rwkv_edge_cpu.code.target import Target

@@ -1,6 +1,6 @@
 """Where things lie in the int64 arrays that Python hands to compiled code. Addresses are bytes, all else is counts."""
 
-# One record per op. Which operand is which (A, B, ...): see run/lowering.py.
+# One record per step. Which operand is which (A, B, ...): see run/lowering.py.
 (
     KERNEL,  # address of the compiled function
     BARRIER,  # 1: all threads meet before this op
@@ -29,7 +29,7 @@
     ZERO,  # of the weights that they will meet: code of weight zero
     GROUP,  # of these: how many share a scale
     LIST,  # bytes from the operand that holds the list of keys to the list
-    SPARSE,  # address of a record of its own, see sparse.py
+    SPARSE,  # address of a record of its own, see kernels/sparse.py
     N_FIELDS,
 ) = range(29)
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rwkv_edge import auto
 from rwkv_edge.arch import ModelShape, build_plan, read_shape
 from rwkv_edge.convert import gguf_format, to_gguf, to_safetensors
 from rwkv_edge.convert.calibrate import activation_sizes, tokens_of
-from rwkv_edge.convert.encoding import Importance, cores, write_entries
+from rwkv_edge.convert.encoding import Importance, cores, encoder_for, write_entries
 from rwkv_edge.convert.entry import Entry
 from rwkv_edge.convert.mix import DEFAULT, MATRIX, MIXES, Mix, fitting, mix_of
 from rwkv_edge.convert.replacing import replacing
@@ -112,8 +111,8 @@ def _write(
     with replacing(target, contents.nbytes) as file:
         file.write(contents.header)
         write_entries(
-            file, contents.entries, contents.alignment, encoder=auto.encoder(), threads=threads or cores(),
-            importance=importance, progress=progress,
+            file, contents.entries, contents.alignment, encoder=encoder_for(entry.format for entry in contents.entries),
+            threads=threads or cores(), importance=importance, progress=progress,
         )  # fmt: skip
 
 
