@@ -29,8 +29,15 @@ def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def model(pth_of: Callable[[Checkpoint], Path], backend_name: str) -> Iterator[Model]:
+def any_model(pth_of: Callable[[Checkpoint], Path], backend_name: str) -> Iterator[Model]:
+    """For what depends on who computes."""
     with Model(pth_of(tiny("7", n_vocab=256)), backend_name) as model:
+        yield model
+
+
+@pytest.fixture
+def model(pth_of: Callable[[Checkpoint], Path]) -> Iterator[Model]:
+    with Model(pth_of(tiny("7", n_vocab=256)), "numpy") as model:
         yield model
 
 
@@ -69,25 +76,25 @@ def test_groups_have_a_size_and_the_last_takes_the_rest() -> None:
             assert not n or len(groups[-1]) == (n if n < 10 else 10 + n % 10)
 
 
-def test_the_state_is_that_of_all_tokens(model: Model, document: Path, tmp_path: Path) -> None:
+def test_the_state_is_that_of_all_tokens(any_model: Model, document: Path, tmp_path: Path) -> None:
     calls = []
-    state = model.ingest(document, tmp_path / "doc.state", progress=lambda done, total: calls.append((done, total)))
-    _, expected = model.forward(model.tokenizer.encode(document.read_bytes()))
+    state = any_model.ingest(document, tmp_path / "doc.state", progress=lambda done, total: calls.append((done, total)))
+    _, expected = any_model.forward(any_model.tokenizer.encode(document.read_bytes()))
     assert state.tokens_seen == expected.tokens_seen == 900
     assert np.allclose(state.data, expected.data, atol=1e-4)
-    assert same(model.load_state(tmp_path / "doc.state"), state)
+    assert same(any_model.load_state(tmp_path / "doc.state"), state)
     assert sorted(calls) == calls
     assert calls[-1] == (900, 900)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["doc.state", "doc.txt", "model.pth"]
-    assert same(model.ingest(document), state)
+    assert same(any_model.ingest(document), state)
 
 
-def test_an_interrupted_run_goes_on_and_ends_bit_for_bit_the_same(model: Model, document: Path, tmp_path: Path) -> None:
-    whole = model.ingest(document)
+def test_an_interrupted_run_goes_on_and_ends_bit_for_bit_the_same(any_model: Model, document: Path, tmp_path: Path) -> None:
+    whole = any_model.ingest(document)
     target, part = tmp_path / "doc.state", tmp_path / "doc.state.part"
     for n in range(1, 100):
         try:
-            state = model.ingest(document, target, progress=stop_after(n % 7))
+            state = any_model.ingest(document, target, progress=stop_after(n % 7))
         except Stop:
             assert part.exists()
             assert not target.exists()
@@ -177,17 +184,17 @@ def test_memory_does_not_grow_with_the_text(
 
 
 def test_the_command_reads_a_text_and_run_goes_on_from_it(
-    model: Model, document: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    any_model: Model, document: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, backend = str(model.weights.path), model.backend_name
+    path, backend = str(any_model.weights.path), any_model.backend_name
     target = str(tmp_path / "doc.state")
     assert main(["ingest", path, str(document), "-o", target, "--strategy", backend]) == 0
     assert "doc.state: 900 tokens, 0.0 MB, in" in capsys.readouterr().out
     run = ["run", path, "--strategy", backend, "-p", "Why?", "-n", "12", "--temperature", "0"]
     assert main([*run, "--state", target]) == 0
     from_command = capsys.readouterr().out
-    state = model.load_state(target)
-    expected = list(model.stream(b"Why?", state, max_tokens=12, sampling=Sampling(temperature=0.0)))
+    state = any_model.load_state(target)
+    expected = list(any_model.stream(b"Why?", state, max_tokens=12, sampling=Sampling(temperature=0.0)))
     assert from_command == "Why?" + "".join(expected) + "\n"
     assert main(["run", str(MODEL_PATH), "--strategy", backend, "-p", "Why?", "--state", target]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if "note:" not in line]

@@ -1,5 +1,6 @@
 """Where compiled code is kept: never a directory of somebody else's, and never a reason to fail."""
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -50,14 +51,21 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*.kept"))
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which a process kept what it compiled; for copies."""
+    folder = tmp_path_factory.mktemp("compiled")
+    run(RWKV_EDGE_CACHE=str(folder))
+    return folder
+
+
 def test_importing_the_library_and_the_backend_loads_neither_numba_nor_llvmlite() -> None:
     program = "import sys, rwkv_edge, rwkv_edge_cpu; print({'numba', 'llvmlite'} & set(sys.modules))"
     assert run(program).strip() == "set()"
 
 
-def test_later_processes_run_without_numba_and_llvmlite(tmp_path: Path) -> None:
-    run(RWKV_EDGE_CACHE=str(tmp_path))
-    assert "[1. 1. 1.]" in run(WITHOUT_NUMBA + RUN, RWKV_EDGE_CACHE=str(tmp_path))
+def test_later_processes_run_without_numba_and_llvmlite(compiled: Path) -> None:
+    assert "[1. 1. 1.]" in run(WITHOUT_NUMBA + RUN, RWKV_EDGE_CACHE=str(compiled))
 
 
 def test_code_is_kept_where_the_variable_says_and_used_again(tmp_path: Path) -> None:
@@ -109,8 +117,8 @@ pathlib.Path.write_bytes = no_space
 
 
 @pytest.mark.parametrize("damage", ["zeros", "cut", "one bit", "another's"])
-def test_damaged_files_are_replaced(damage: str, tmp_path: Path) -> None:
-    run(RWKV_EDGE_CACHE=str(tmp_path))
+def test_damaged_files_are_replaced(damage: str, compiled: Path, tmp_path: Path) -> None:
+    shutil.copytree(compiled, tmp_path, dirs_exist_ok=True)
     paths = sorted(tmp_path.rglob("*.kept"))
     whole = [path.read_bytes() for path in paths]
     assert len(whole) >= 3
