@@ -36,11 +36,12 @@ def load(name: str) -> Backend:
         known = ", ".join(sorted(points)) or "none: is rwkv-edge installed with pip?"
         raise BackendError(f"no backend is called {name!r}; installed are: {known}")
     try:
-        backend = points[name].load()
-    except Exception as error:  # a third party's package may fail in any way
+        backend: Backend = points[name].load()
+        is_one = isinstance(backend, Backend) and isinstance(backend.traits, Traits) and type(backend.traits.rank) is int
+    except (Exception, SystemExit) as error:  # a third party's package may fail in any way, or end the process
         command = _install_command(points[name]) if isinstance(error, ImportError) else ""
         raise BackendError(f"backend {name!r} cannot be imported: {type(error).__name__}: {error}{command}") from error
-    if not isinstance(backend, Backend):
+    if not is_one:
         raise BackendError(f"backend {name!r} is none: {points[name].value} is not a rwkv_edge.backend.Backend")
     return backend
 
@@ -70,9 +71,12 @@ def availability(name: str) -> Availability:
 
 def _asked(backend: Backend) -> Availability:
     try:
-        return backend.availability()
-    except Exception as error:  # a third party's, as above
+        found = backend.availability()
+    except (Exception, SystemExit) as error:  # a third party's, as above
         return Availability(False, f"it fails when asked whether it can: {type(error).__name__}: {error}")
+    if not isinstance(found, Availability):
+        return Availability(False, f"it does not say whether it can, but {found!r:.40}")
+    return found
 
 
 def traits(name: str) -> Traits:

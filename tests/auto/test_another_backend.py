@@ -54,10 +54,21 @@ backend = Npu()
 BROKEN = {
     "does not import": ("import no_such_driver", "No module named 'no_such_driver'"),
     "fails when imported": ("1 / 0", "ZeroDivisionError"),
+    "ends the process when imported": ("raise SystemExit(3)", "cannot be imported: SystemExit"),
     "is no backend": ("backend = 3", "broken_backend:backend is not a rwkv_edge.backend.Backend"),
     "fails when asked": (
         FIFTH.replace("backend =", "Fifth.availability = lambda self: 1 / 0\nbackend ="),
         "it fails when asked whether it can: ZeroDivisionError",
+    ),
+    "does not answer": (FIFTH.replace("backend =", "Fifth.availability = lambda self: None\nbackend ="), "but None"),
+    "has traits that fail": (
+        FIFTH.replace("backend =", "Fifth.traits = property(lambda self: 1 / 0)\nbackend ="),
+        "ZeroDivisionError",
+    ),
+    "has no traits": (FIFTH.replace("backend =", "Fifth.traits = None\nbackend ="), "is not a rwkv_edge.backend.Backend"),
+    "has a rank that is none": (
+        FIFTH.replace("backend =", "Fifth.traits = Traits(rank='9')\nbackend ="),
+        "is not a rwkv_edge.backend.Backend",
     ),
 }
 
