@@ -2,6 +2,7 @@
 
 The core names no backend: each is found through the entry-point group `rwkv_edge.backends`, so another one is a pip install.
 """
+import os
 import sys
 from functools import cache
 from typing import TYPE_CHECKING
@@ -17,12 +18,19 @@ GROUP = "rwkv_edge.backends"
 
 def installed() -> "dict[str, EntryPoint]":
     """Name -> entry point, without importing any of them."""
-    return dict(_installed(tuple(sys.path)))
+    return dict(_installed(tuple((folder, _changed(folder)) for folder in sys.path)))
+
+
+def _changed(folder: str) -> int:
+    try:
+        return os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 @cache
-def _installed(path: tuple[str, ...]) -> "dict[str, EntryPoint]":
-    """On this path: each look at it takes milliseconds, and there are some in every start."""
+def _installed(folders: tuple[tuple[str, int], ...]) -> "dict[str, EntryPoint]":
+    """On this path as it is now: each look takes milliseconds, and there are some in every start."""
     from importlib.metadata import entry_points
 
     return {point.name: point for point in entry_points(group=GROUP)}
