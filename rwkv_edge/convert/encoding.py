@@ -1,6 +1,6 @@
 """Entries to bytes: pieces of rows, encoded by a few threads and written in order.
 
-What only a conversion needs is imported by the functions here, so that `import rwkv_edge` stays quick.
+What only a conversion needs is imported by the functions here, because every start of a model comes through here.
 """
 import os
 from collections import deque
@@ -16,7 +16,6 @@ from rwkv_edge.convert.entry import Entry
 from rwkv_edge.errors import InputError, ModelFileError
 from rwkv_edge.machine.mapping import release
 from rwkv_edge.progress import Progress
-from rwkv_edge.quant.encode import encode as definition
 from rwkv_edge.quant.floats import encode_floats
 from rwkv_edge.quant.formats import FORMATS
 from rwkv_edge.weights.tensor import Tensor
@@ -35,7 +34,11 @@ def cores() -> int:
 
 def encoder_for(formats: Iterable[str]) -> Encoder:
     """The fastest here where one of the formats has blocks; the others ask no encoder, and no backend is loaded for them."""
-    return definition if all(FORMATS[format].is_float for format in formats) else auto.encoder()
+    if not all(FORMATS[format].is_float for format in formats):
+        return auto.encoder()
+    from rwkv_edge.quant.encode import encode as definition
+
+    return definition
 
 
 def write_entries(
